@@ -1,0 +1,47 @@
+# lane_module(name SOURCES ... [CUDA ...] [NO_CUDA ...] [DEPS module ...] [LIBS target ...])
+#
+# One static library per folder. CUDA lists the files that need a CUDA toolkit; NO_CUDA lists what is
+# linked in their place when LANE_CUDA is off. No source file ever asks which of the two it is.
+function(lane_module name)
+  cmake_parse_arguments(M "" "" "SOURCES;CUDA;NO_CUDA;DEPS;LIBS" ${ARGN})
+  if(LANE_HAS_CUDA)
+    list(APPEND M_SOURCES ${M_CUDA})
+  else()
+    list(APPEND M_SOURCES ${M_NO_CUDA})
+  endif()
+  add_library(lane_${name} STATIC ${M_SOURCES})
+  add_library(lane::${name} ALIAS lane_${name})
+  target_include_directories(lane_${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_compile_features(lane_${name} PUBLIC cxx_std_20)
+  target_compile_options(lane_${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror>)
+  foreach(dep IN LISTS M_DEPS)
+    target_link_libraries(lane_${name} PUBLIC lane::${dep})
+  endforeach()
+  target_link_libraries(lane_${name} PRIVATE ${M_LIBS})
+  if(LANE_HAS_CUDA AND M_CUDA)
+    target_link_libraries(lane_${name} PRIVATE CUDA::cudart_static)
+  endif()
+endfunction()
+
+# lane_test(name LABEL unit|ranks|gpu|net SOURCES ... [DEPS module ...] [TIMEOUT seconds])
+#
+# One GoogleTest binary per folder of tests/; every TEST in it is a ctest case of its own with a time limit.
+function(lane_test name)
+  cmake_parse_arguments(T "" "LABEL;TIMEOUT" "SOURCES;DEPS;LIBS" ${ARGN})
+  if(NOT LANE_TESTS)
+    return()
+  endif()
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 120)
+  endif()
+  add_executable(test_${name} ${T_SOURCES})
+  target_compile_options(test_${name} PRIVATE -Wall -Wextra -Werror)
+  target_compile_definitions(test_${name} PRIVATE LANE_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                                                  LANE_BINARY="$<TARGET_FILE:lane>")
+  target_link_libraries(test_${name} PRIVATE GTest::gtest GTest::gtest_main ${T_LIBS})
+  foreach(dep IN LISTS T_DEPS)
+    target_link_libraries(test_${name} PRIVATE lane::${dep})
+  endforeach()
+  gtest_discover_tests(test_${name} DISCOVERY_MODE PRE_TEST
+    PROPERTIES LABELS ${T_LABEL} TIMEOUT ${T_TIMEOUT} SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+endfunction()

@@ -1,0 +1,20 @@
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace lane {
+
+using Json = nlohmann::json;
+
+// Parses `text`; Error{kCorruptData} says "<where>: not valid JSON: <why> (at byte N)".
+Json parse_json(std::string_view text, const std::string& where);
+
+// Typed access that names the file and the field when it fails. `where` is the file; a missing or null field
+// gives `fallback`, and a field of another type is Error{kCorruptData}.
+int64_t json_int(const Json& object, const char* field, int64_t fallback, const std::string& where);
+double json_number(const Json& object, const char* field, double fallback, const std::string& where);
+bool json_bool(const Json& object, const char* field, bool fallback, const std::string& where);
+std::string json_string(const Json& object, const char* field, const std::string& fallback, const std::string& where);
+
+}  // namespace lane

@@ -1,0 +1,34 @@
+#pragma once
+#include <array>
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace lane {
+
+struct Setting {
+  std::string_view name, fallback, help;
+};
+
+// Every environment variable of the project. `lane env` prints this table with the values in force, and
+// docs/settings.md is made from it. getenv() is called in settings.cc and nowhere else.
+inline constexpr std::array kSettings = {
+    Setting{"LANE_LOG", "warn", "how much is logged on standard error: error, warn, info or debug"},
+    Setting{"LANE_TIMEOUT_MS", "30000", "how long a rank waits for a peer before it gives up, in milliseconds"},
+    Setting{"LANE_ALGORITHM", "auto", "forces one all-reduce algorithm, for experiments: one_shot, two_shot, ring"},
+    Setting{"LANE_ATTENTION", "auto", "forces one attention backend, for experiments: flash, reference"},
+    Setting{"LANE_ISA", "auto", "caps the CPU instructions used: baseline, avx2, avx512, avx512_bf16"},
+    Setting{"LANE_JOB", "", "name under which the ranks of one job meet; set by the launcher"},
+};
+
+// The value in force: the environment's, else the fallback. A name that is not in the table is a bug.
+std::string setting(std::string_view name);
+
+// LANE_TIMEOUT_MS as a duration; throws Error{kInvalidArgument} unless it is a number of at least 1.
+std::chrono::milliseconds timeout_setting();
+
+// A variable that a launcher (torchrun, mpirun, srun) set for its ranks; these are not Lane's own settings.
+std::optional<std::string> launcher_variable(const char* name);
+
+}  // namespace lane

@@ -1,0 +1,29 @@
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lane/comm/communicator.h"
+
+namespace lane {
+
+// The ranks that some launcher started this process among: torchrun (RANK, WORLD_SIZE, LOCAL_RANK, ...), Open MPI
+// (OMPI_COMM_WORLD_*), MPICH and PMI (PMI_*), Slurm (SLURM_*), or Lane itself. Empty when there is none.
+// Throws Error{kInvalidArgument} when the variables contradict each other and Error{kUnsupported} when they speak of
+// several hosts.
+struct LaunchedRank {
+  int rank = 0, size = 1, local_rank = 0, local_size = 1;
+  std::string launcher;  // "lane", "torchrun", "Open MPI", "PMI", "Slurm"
+  std::string job;       // the same on all ranks of this start, different for every other
+};
+std::optional<LaunchedRank> launched_rank();
+
+// Starts this program again, with the same arguments, as `num_ranks` ranks of one job on this machine, and waits for
+// them. Rank 0 keeps standard input; all share standard output and error. Interrupts reach rank 0. When a rank fails,
+// the others get the time of LANE_TIMEOUT_MS to report and leave, then they are killed; none survives this process.
+// Returns the exit status for main(): 0 when all ranks returned 0, else that of the first rank that failed (128 +
+// signal if killed).
+int run_local_ranks(int num_ranks, const std::vector<std::string>& arguments);
+
+}  // namespace lane

@@ -1,0 +1,21 @@
+// Private to lane/device: what a vendor's backend provides. cuda/backend.cc implements it, or no_cuda.cc says why not.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+namespace lane::impl {
+
+class StreamBackend {
+ public:
+  virtual ~StreamBackend() = default;
+  virtual void synchronize() = 0;
+  virtual void* native() const = 0;
+};
+
+std::unique_ptr<StreamBackend> make_cuda_stream(int device_index);
+void* cuda_allocate(int device_index, int64_t bytes);
+void cuda_free(int device_index, void* memory) noexcept;
+void cuda_copy_to_device(const void* host, void* device, int64_t bytes, void* native_stream);
+void cuda_copy_to_host(const void* device, void* host, int64_t bytes, void* native_stream);
+
+}  // namespace lane::impl

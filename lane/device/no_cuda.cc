@@ -1,0 +1,20 @@
+// Linked instead of lane/device/cuda/ when CUDA is off.
+#include "lane/base/error.h"
+#include "lane/device/impl/backend.h"
+
+namespace lane::impl {
+namespace {
+
+[[noreturn]] void no_cuda() {
+  throw Error(ErrorCode::kUnsupported, "this build has no CUDA; configure with -DLANE_CUDA=ON (preset cuda)");
+}
+
+}  // namespace
+
+std::unique_ptr<StreamBackend> make_cuda_stream(int) { no_cuda(); }
+void* cuda_allocate(int, int64_t) { no_cuda(); }
+void cuda_free(int, void*) noexcept {}
+void cuda_copy_to_device(const void*, void*, int64_t, void*) { no_cuda(); }
+void cuda_copy_to_host(const void*, void*, int64_t, void*) { no_cuda(); }
+
+}  // namespace lane::impl

@@ -1,0 +1,41 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace lane::plan {
+
+// Elements [begin, end) of a dimension.
+struct Range {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+  bool operator==(const Range&) const = default;
+};
+
+// The part of [0, total) that one of `parts` owners holds: contiguous, in order, sizes differing by at most one
+// unit of `multiple`.
+Range even_part(int64_t total, int parts, int index, int64_t multiple = 1);
+
+// The few integers of a model that decide how it can be cut; model/config fills it.
+struct ModelShape {
+  int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
+  int num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
+};
+
+// How a model is spread over ranks. One way today: `tensor` ranks hold a slice of every layer (Megatron-style:
+// Shoeybi et al., Megatron-LM, 2019). rank = tensor index.
+struct ParallelPlan {
+  int tensor = 1;
+  int num_ranks() const { return tensor; }
+};
+
+// Throws Error{kInvalidArgument} naming the legal sizes when `plan` cannot cut `shape`.
+void check(const ParallelPlan& plan, const ModelShape& shape);
+
+// What one rank holds. Query heads are dealt evenly. KV heads are too while there are enough; beyond that each is
+// replicated on tensor / num_kv_heads ranks, so that every rank has the one its query heads need.
+struct RankSlices {
+  Range heads, kv_heads, intermediate, vocab;
+};
+RankSlices slices_of(const ParallelPlan& plan, const ModelShape& shape, int rank);
+
+}  // namespace lane::plan
