@@ -1,1 +1,41 @@
-int main() {}
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "lane/base/error.h"
+#include "lane/base/log.h"
+
+int main(int argc, char** argv) {
+  using namespace lane;
+  CLI::App app(
+      "Lane: large language models over many ranks.\n\n"
+      "Start here:   lane generate --prompt \"What is 17 + 25?\" --tp 2\n"
+      "Help on one:  lane generate --help",
+      "lane");
+  app.set_version_flag("--version", "lane " LANE_VERSION);
+  app.require_subcommand(1);
+  app.failure_message([](const CLI::App* failed, const CLI::Error& error) {
+    return fmt::format("lane: {}\nTry: {} --help\n", error.what(), failed->get_display_name());
+  });
+  cli::Program program;
+  program.arguments.assign(argv + 1, argv + argc);
+  cli::add_generate(app, program);
+  cli::add_run_batch(app, program);
+  cli::add_bench(app, program);
+  cli::add_tokenize(app, program);
+  cli::add_env(app, program);
+  try {
+    app.parse(argc, argv);
+    return program.run();
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? cli::kExitOk : cli::kExitUsage;
+  } catch (const Error& error) {
+    log(LogLevel::kError, error.what());
+  } catch (const std::bad_alloc&) {
+    log(LogLevel::kError, "out of memory; lower --kv-cache-memory-bytes, --max-num-batched-tokens or the model's size");
+  } catch (const std::exception& error) {
+    log(LogLevel::kError, fmt::format("unexpected: {} (a bug in Lane; please report it)", error.what()));
+  }
+  return cli::kExitError;
+}

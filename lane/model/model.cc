@@ -1,0 +1,156 @@
+#include "lane/model/model.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "lane/base/trace.h"
+
+namespace lane {
+
+// The activations of one forward pass, float32, for up to as many tokens as any batch had.
+struct Model::Workspace {
+  int64_t max_tokens = 0, max_logits = 0;
+  Buffer hidden, normed, qkv, attended, residual, gate_up, activated, cos_sin;  // [tokens, ...]
+  Buffer last, logits;                                                          // [logit rows, ...]
+};
+
+namespace {
+
+// Everything a layer works on; the views cover this batch's tokens.
+struct Pass {
+  const ModelConfig& config;
+  const AttentionBackend& attention;
+  const AttentionShape& heads;
+  const AttentionBatch& batch;
+  Communicator& group;
+  Stream& stream;
+  TensorView hidden;                 // [tokens, hidden_size] the residual stream
+  TensorView normed, qkv, attended;  // inputs of the next product
+  TensorView residual;               // [tokens, hidden_size] what is added to `hidden` next
+  TensorView gate_up, activated, cos_sin;
+};
+
+void add_over_ranks(Pass& p) {
+  p.group.all_reduce(p.residual, p.residual, ReduceOp::kSum, p.stream);
+  kernels::add(p.hidden, p.residual, p.stream);
+}
+
+// x += W_o · attention(rope(W_qkv · norm(x)));  x += W_down · (silu(gate) * up),  gate, up = W_gate_up · norm(x)
+// The columns of W_qkv and W_gate_up and the rows of W_o and W_down are split over the ranks, so each of the two lines
+// ends in partial sums that the ranks add up: the two all-reduces of a layer.
+void decoder_layer(const LayerWeights& w, int layer, KvView cache, Pass& p) {
+  const float eps = static_cast<float>(p.config.rms_norm_eps);
+  const int64_t head_dim = p.heads.head_dim, num_heads = p.heads.num_heads, num_kv_heads = p.heads.num_kv_heads;
+  const int64_t first_key = num_heads * head_dim;
+
+  kernels::rms_norm(p.hidden, w.attention_norm.view(), eps, p.normed, p.stream);
+  kernels::matmul(p.normed, w.qkv, w.qkv_bias.view(), p.qkv, p.stream);
+  if (p.config.qk_norm) {
+    kernels::head_rms_norm(p.qkv, 0, num_heads, w.q_norm.view(), eps, p.stream);
+    kernels::head_rms_norm(p.qkv, first_key, num_kv_heads, w.k_norm.view(), eps, p.stream);
+  }
+  kernels::rope(p.qkv, 0, num_heads + num_kv_heads, head_dim, p.cos_sin, p.stream);
+  {
+    const TraceSpan span("attention", TraceKind::kAttention);
+    const int window = p.config.windows[static_cast<size_t>(layer)];
+    p.attention.run(p.heads, p.batch, p.qkv, window, cache, p.attended, p.stream);
+  }
+  kernels::matmul(p.attended, w.out, w.out_bias.view(), p.residual, p.stream);
+  add_over_ranks(p);
+
+  kernels::rms_norm(p.hidden, w.mlp_norm.view(), eps, p.normed, p.stream);
+  kernels::matmul(p.normed, w.gate_up, w.gate_up_bias.view(), p.gate_up, p.stream);
+  kernels::silu_mul(p.gate_up, p.activated, p.stream);
+  kernels::matmul(p.activated, w.down, w.down_bias.view(), p.residual, p.stream);
+  add_over_ranks(p);
+}
+
+}  // namespace
+
+Model::Model(ModelConfig config, Weights weights, plan::ParallelPlan plan, const AttentionBackend& attention,
+             Communicator& tensor_group)
+    : config_(std::move(config)),
+      weights_(std::move(weights)),
+      slices_(plan::slices_of(plan, config_.shape, tensor_group.rank())),
+      attention_(&attention),
+      attention_shape_{.num_heads = static_cast<int>(slices_.heads.size()),
+                       .num_kv_heads = static_cast<int>(slices_.kv_heads.size()),
+                       .head_dim = config_.shape.head_dim,
+                       .scale = 1 / std::sqrt(static_cast<float>(config_.shape.head_dim))},
+      group_(&tensor_group),
+      workspace_(std::make_unique<Workspace>()) {
+  ensure(plan.num_ranks() == tensor_group.size(), "the group has as many ranks as the plan");
+}
+Model::~Model() = default;
+Model::Model(Model&&) noexcept = default;
+
+TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> caches, Stream& stream) {
+  const auto tokens = static_cast<int64_t>(batch.token_ids.size());
+  const auto num_logits = static_cast<int64_t>(batch.logit_rows.size());
+  ensure(batch.attention.num_tokens() == tokens && batch.positions.size() == batch.token_ids.size(),
+         "ids, positions and sequences of a batch agree on its tokens");
+  ensure(caches.size() == weights_.layers.size(), "there is a cache for each layer");
+  reserve(tokens, num_logits);
+  Workspace& w = *workspace_;
+  const auto view = [&](const Buffer& buffer) { return buffer.view().row_range(0, tokens); };
+  attention_shape_.block_tokens = static_cast<int>(caches[0].keys.shape[2]);
+  Pass p{.config = config_,
+         .attention = *attention_,
+         .heads = attention_shape_,
+         .batch = batch.attention,
+         .group = *group_,
+         .stream = stream,
+         .hidden = view(w.hidden),
+         .normed = view(w.normed),
+         .qkv = view(w.qkv),
+         .attended = view(w.attended),
+         .residual = view(w.residual),
+         .gate_up = view(w.gate_up),
+         .activated = view(w.activated),
+         .cos_sin = view(w.cos_sin)};
+
+  kernels::embedding(weights_.embedding, batch.token_ids, slices_.vocab.begin, p.hidden, stream);
+  group_->all_reduce(p.hidden, p.hidden, ReduceOp::kSum, stream);  // each row is whole on one rank, zero on the others
+  kernels::rope_table(batch.positions, config_.rope.inv_freq, config_.rope.attention_factor, p.cos_sin, stream);
+  for (size_t layer = 0; layer < weights_.layers.size(); ++layer)
+    decoder_layer(weights_.layers[layer], static_cast<int>(layer), caches[layer], p);
+
+  // Only the wanted rows go through the vocabulary: a prompt's other positions need no logits.
+  const TensorView last = w.last.view().row_range(0, num_logits), logits = w.logits.view().row_range(0, num_logits);
+  for (int64_t i = 0; i < num_logits; ++i)
+    std::memcpy(last.row_range(i, 1).data, p.hidden.row_range(batch.logit_rows[static_cast<size_t>(i)], 1).data,
+                static_cast<size_t>(last.cols() * size_of(last.dtype)));
+  kernels::rms_norm(last, weights_.final_norm.view(), static_cast<float>(config_.rms_norm_eps), last, stream);
+  const kernels::PackedMatrix& head = config_.tie_word_embeddings ? weights_.embedding : weights_.lm_head;
+  kernels::matmul(last, head, {}, logits, stream);
+  return logits;
+}
+
+void Model::reserve(int64_t tokens, int64_t num_logits) {
+  Workspace& w = *workspace_;
+  const int64_t hidden_size = config_.shape.hidden_size, f = slices_.intermediate.size();
+  if (tokens > w.max_tokens) {
+    const auto rows_of = [&](int64_t cols) { return Buffer(DType::kF32, {1, 1, tokens, cols}); };
+    const int64_t head_dim = config_.shape.head_dim;
+    w.hidden = rows_of(hidden_size);
+    w.normed = rows_of(hidden_size);
+    w.residual = rows_of(hidden_size);
+    w.qkv = rows_of((slices_.heads.size() + 2 * slices_.kv_heads.size()) * head_dim);
+    w.attended = rows_of(slices_.heads.size() * head_dim);
+    w.gate_up = rows_of(2 * f);
+    w.activated = rows_of(f);
+    w.cos_sin = rows_of(2 * static_cast<int64_t>(config_.rope.inv_freq.size()));
+    w.max_tokens = tokens;
+  }
+  if (num_logits > w.max_logits) {
+    w.last = Buffer(DType::kF32, {1, 1, num_logits, hidden_size});
+    w.logits = Buffer(DType::kF32, {1, 1, num_logits, slices_.vocab.size()});
+    w.max_logits = num_logits;
+  }
+}
+
+int64_t Model::bytes_per_step() const {
+  return weights_.bytes() - (config_.tie_word_embeddings ? 0 : weights_.embedding.bytes());
+}
+
+}  // namespace lane

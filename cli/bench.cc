@@ -1,0 +1,12 @@
+#include "cli/commands.h"
+
+namespace lane::cli {
+
+void add_bench(CLI::App& app, Program& program) {
+  CLI::App* command = app.add_subcommand("bench", "Measure: latency of one batch, throughput of many requests");
+  command->require_subcommand(1);
+  add_bench_latency(*command, program);
+  add_bench_throughput(*command, program);
+}
+
+}  // namespace lane::cli

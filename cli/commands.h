@@ -1,0 +1,26 @@
+// The subcommands. Each add_ function declares its flags on `app` and stores in `run` what main() calls when that
+// subcommand was chosen; it returns the exit status.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace lane::cli {
+
+struct Program {
+  std::vector<std::string> arguments;  // as given, the program's name left out: ranks are started with the same
+  std::function<int()> run;
+};
+
+inline constexpr int kExitOk = 0, kExitError = 1, kExitUsage = 2, kExitInterrupted = 130;
+
+void add_generate(CLI::App& app, Program& program);
+void add_run_batch(CLI::App& app, Program& program);
+void add_bench(CLI::App& app, Program& program);
+void add_bench_latency(CLI::App& bench, Program& program);
+void add_bench_throughput(CLI::App& bench, Program& program);
+void add_tokenize(CLI::App& app, Program& program);
+void add_env(CLI::App& app, Program& program);
+
+}  // namespace lane::cli
