@@ -132,8 +132,11 @@ void add_generate(CLI::App& app, Program& program) {
       "sampling fields; - is standard input");
   command->add_option("--output,-o", flags->output_file, "Write results to this JSONL file, in input order");
   command->add_flag("--json", flags->json, "Print results, metrics and breakdown as one JSON object");
-  command->add_flag("--chat,!--no-chat", flags->chat,
-                    "Put prompts into the model's chat format (default for the demo model)");
+  command->add_flag_callback(
+      "--chat", [flags] { flags->chat = true; },
+      "Put prompts into the model's chat format (default for the demo model)");
+  command->add_flag_callback(
+      "--no-chat", [flags] { flags->chat = false; }, "Take prompts as they are");
   flags->sampling.add_to(*command);
   flags->engine.add_to(*command);
   command->footer(

@@ -27,7 +27,7 @@ std::vector<ChatMessage> parse_messages(const Json& messages, const std::string&
 // Makes PromptItems: encodes text, applies the chat format. One for a whole input.
 class PromptReader {
  public:
-  // `tokenizer` may be null (dummy weights): then only token ids are accepted.
+  // `tokenizer` may be null (the folder has none): then only token ids are accepted.
   PromptReader(const Tokenizer* tokenizer, bool chat, const SamplingParams& defaults);
 
   PromptItem from_text(const std::string& text, const std::string& id) const;

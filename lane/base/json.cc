@@ -7,6 +7,29 @@
 namespace lane {
 namespace {
 
+constexpr int kMaxDepth = 64;  // no file that Lane reads nests deeper than about 8 levels
+
+// Refuses JSON so deep that code which recurses over it (the library's copies and dump() do) could run out of stack.
+void check_depth(std::string_view text, const std::string& where) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth)
+        throw Error(ErrorCode::kCorruptData,
+                    where + ": nested deeper than " + std::to_string(kMaxDepth) + " levels of JSON");
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+}
+
 // The field, or null if it is missing.
 const Json* find(const Json& object, const char* field, const std::string& where) {
   if (!object.is_object())
@@ -25,11 +48,18 @@ const Json* find(const Json& object, const char* field, const std::string& where
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& where) {
+  check_depth(text, where);
   try {
     return Json::parse(text);
   } catch (const Json::exception& error) {
     throw Error(ErrorCode::kCorruptData, where + ": not valid JSON: " + error.what());
   }
+}
+
+std::string in_quotes(std::string_view text) {
+  std::string shown = "\"";
+  for (const char c : text.substr(0, 100)) shown += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  return shown + (text.size() > 100 ? "...\"" : "\"");
 }
 
 int64_t json_int(const Json& object, const char* field, int64_t fallback, const std::string& where) {

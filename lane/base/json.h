@@ -7,8 +7,12 @@ namespace lane {
 
 using Json = nlohmann::json;
 
-// Parses `text`; Error{kCorruptData} says "<where>: not valid JSON: <why> (at byte N)".
+// Parses `text`; Error{kCorruptData} says "<where>: not valid JSON: <why>". Nesting deeper than 64 levels is refused: a
+// megabyte of '[' must not end the stack.
 Json parse_json(std::string_view text, const std::string& where);
+
+// Words from a file, fit for an error message: printable and short.
+std::string in_quotes(std::string_view text);
 
 // Typed access that names the file and the field when it fails. `where` is the file; a missing or null field
 // gives `fallback`, and a field of another type is Error{kCorruptData}.

@@ -115,6 +115,7 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
   for (size_t layer = 0; layer < weights_.layers.size(); ++layer)
     decoder_layer(weights_.layers[layer], static_cast<int>(layer), caches[layer], p);
 
+  if (num_logits == 0) return {};
   // Only the wanted rows go through the vocabulary: a prompt's other positions need no logits.
   const TensorView last = w.last.view().row_range(0, num_logits), logits = w.logits.view().row_range(0, num_logits);
   for (int64_t i = 0; i < num_logits; ++i)

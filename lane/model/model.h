@@ -33,7 +33,8 @@ class Model {
   Model(Model&&) noexcept;
 
   // Runs the batch, appending its keys and values to `caches` (one KvView a layer), and returns the logits of this
-  // rank's vocabulary slice, [logit_rows, vocab slice] float32, valid until the next call.
+  // rank's vocabulary slice, [logit_rows, vocab slice] float32, valid until the next call; an empty view for no logit
+  // rows.
   TensorView forward(const ModelBatch& batch, std::span<const KvView> caches, Stream& stream);
 
   const ModelConfig& config() const { return config_; }

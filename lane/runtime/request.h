@@ -9,19 +9,21 @@ namespace lane {
 // How the next token is chosen. Names and meanings are those of the OpenAI API and of vLLM's SamplingParams.
 struct SamplingParams {
   int64_t max_tokens = 16;
-  int64_t min_tokens = 0;  // no stop before that many
-  double temperature = 1;  // 0: the most likely token, whatever else is set
+  int64_t min_tokens = 0;  // no end-of-sequence, stop token or stop string before that many
+  double temperature = 1;  // 0 (below 1e-5): the most likely token, whatever else is set
   int64_t top_k = 0;       // 0 or -1: all
   double top_p = 1;
   double min_p = 0;                                    // relative to the most likely token
   double repetition_penalty = 1;                       // over prompt and output (Keskar et al., CTRL, 2019)
   double presence_penalty = 0, frequency_penalty = 0;  // over output
-  uint64_t seed = 0;
-  std::vector<std::string> stop;
-  std::vector<int32_t> stop_token_ids;
+  uint64_t seed = 0;  // the noise is a function of seed, position and token: equal seeds draw alike
+  std::vector<std::string> stop = {};
+  std::vector<int32_t> stop_token_ids = {};
   bool include_stop_str_in_output = false;
   bool ignore_eos = false;
-  int logprobs = -1;  // that many most likely tokens beside the chosen one; -1: none, 0: the chosen one alone
+  // That many most likely tokens beside the chosen one; -1: none, 0: the chosen one alone. They are log-probabilities
+  // of the model itself, before penalties and temperature, as vLLM gives them.
+  int logprobs = -1;
 };
 
 // Error{kInvalidArgument} naming the field, its value and the legal range.

@@ -14,7 +14,9 @@ struct Sequence {
   Request request;
   std::vector<int32_t> tokens;  // prompt, then output
   int64_t num_computed = 0;     // tokens whose keys and values are in the cache
-  int64_t num_cached = 0;       // of the prompt, found in the cache when it was admitted
+  int64_t num_cached = 0;       // of the prompt, found in the cache when it was first admitted
+  int64_t max_length = 0;       // of prompt and output: by max_tokens or max_model_len, whichever is reached first
+  int64_t num_preemptions = 0;
   std::vector<int32_t> blocks;
   int64_t num_prompt() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t num_output() const { return static_cast<int64_t>(tokens.size()) - num_prompt(); }
@@ -23,7 +25,7 @@ struct Sequence {
 struct SchedulerLimits {
   int64_t max_num_seqs = 64;             // sequences under way at once
   int64_t max_num_batched_tokens = 512;  // tokens of one step, over all sequences
-  int64_t max_model_len = 2048;          // prompt and output of one sequence
+  int64_t max_model_len = 2048;          // prompt and output of one sequence; an output is cut there
 };
 
 // One sequence's part in a step: tokens [begin, begin + count) are computed; `samples` if they reach the end of what is
@@ -36,32 +38,49 @@ struct ScheduledWork {
 
 // Decides what each step computes. A pure state machine without clock or randomness: every rank runs its own copy and
 // comes to the same decisions. Sequences that decode go first, one token each; what is left of the token budget goes
-// to prompts, in arrival order, in chunks. When blocks run out, the youngest sequence is set back to waiting: its
+// to prompts, in arrival order, in chunks. A waiting request is admitted when there are blocks for all its tokens and
+// one more for each sequence that runs. When blocks run out, the youngest sequence is set back to waiting: its
 // blocks are freed and it is computed again later, prompt and output so far, with the same result.
+//
+// Whatever runs is older than whatever waits, and the oldest gets the blocks of all others if it must. So the oldest
+// proceeds in every step, and every request that add() took is finished in time.
 class Scheduler {
  public:
+  // Error{kInvalidArgument} if a limit is below 1. No more sequences run than fit a step's token budget.
   Scheduler(const SchedulerLimits& limits, BlockPool* pool);
 
-  // Error{kInvalidArgument} with the numbers if the request can never fit.
+  // Error{kInvalidArgument} with the numbers if the request can never fit: its prompt leaves no room for a token below
+  // max_model_len, or it would need more blocks than the pool has.
   void add(Request request);
   bool idle() const { return waiting_.empty() && running_.empty(); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
 
-  // The work of the next step, in a fixed order. Empty only if idle.
+  // The work of the next step, in a fixed order. Empty only if idle. Valid until the next call of plan_step().
   const std::vector<ScheduledWork>& plan_step();
-  // Books the step as done; `sampled[i]` is the token chosen for work i (ignored where !samples).
+  // Books the step as done; `sampled[i]` is the token chosen for work i (ignored where !samples). The caller then
+  // removes the sequences that are finished, those of max_length at the latest.
   void complete_step(const std::vector<int32_t>& sampled);
-  // Takes the sequence out and frees its blocks.
+  // Takes the sequence out and frees its blocks; null if there is none. Not between plan_step() and complete_step().
   std::unique_ptr<Sequence> remove(int64_t request_id);
 
  private:
+  void plan_decodes();
+  void plan_prompts();
+  void admit();
+  // Blocks for all of its first `num_tokens` tokens; takes them from younger sequences. False if there are none.
+  bool make_room(size_t index, int64_t num_tokens);
+  void preempt_youngest();
+  void schedule(Sequence* sequence, int64_t count);
+
   SchedulerLimits limits_;
   BlockPool* pool_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // in arrival order, all younger than those running
   std::vector<std::unique_ptr<Sequence>> running_;  // in arrival order
   std::vector<ScheduledWork> step_;
+  int64_t budget_ = 0;      // tokens left in the step that is being planned
+  bool step_open_ = false;  // planned, not yet completed
   int64_t num_preemptions_ = 0;
 };
 

@@ -38,10 +38,7 @@ Session::Session(const SessionOptions& options, Communicator* group)
   const plan::ParallelPlan plan{.tensor = group_->size()};
   check(plan, config.shape);
   defaults_ = load_generation_defaults(options_.model);
-  if (file_exists(options_.model + "/tokenizer.json"))
-    tokenizer_ = Tokenizer::load(options_.model);
-  else if (!options_.dummy_weights)
-    throw Error(ErrorCode::kInvalidArgument, options_.model + " has no tokenizer.json");
+  if (file_exists(options_.model + "/tokenizer.json")) tokenizer_ = Tokenizer::load(options_.model);
 
   if (options_.num_threads == 0) options_.num_threads = std::max(1, machine_.num_threads() / options_.local_ranks);
   stream_ = std::make_unique<Stream>(Device{}, options_.num_threads);

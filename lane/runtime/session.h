@@ -30,7 +30,7 @@ struct SessionOptions {
   std::string attention_backend = "auto";
   int num_threads = 0;  // of each rank
   int local_ranks = 1;  // ranks that share this machine
-  std::function<void(int64_t done, int64_t total)> load_progress;
+  std::function<void(int64_t done, int64_t total)> load_progress = {};
 };
 
 // One rank's seat in a run: the model's slices, the cache and the engine, put together from a folder. All ranks of
@@ -42,7 +42,7 @@ class Session {
   Engine& engine() { return *engine_; }
   const ModelConfig& config() const { return model_->config(); }
   const GenerationDefaults& defaults() const { return defaults_; }
-  const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }  // null with dummy weights
+  const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }  // null if the folder has none: then requests are token ids
   Stream& stream() { return *stream_; }
   const LoadReport& load_report() const { return load_report_; }
   DType dtype() const { return dtype_; }

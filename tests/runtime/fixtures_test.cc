@@ -1,0 +1,184 @@
+// Every family against Hugging Face transformers: tests/fixtures/models/ holds tiny random models with the logits and
+// greedy tokens that transformers computed in float32 (tools/fixtures/make_model_fixtures.py).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <numeric>
+
+#include "lane/model/safetensors.h"
+#include "lane/runtime/session.h"
+#include "tests/support/rank_group.h"
+
+namespace lane {
+namespace {
+
+const std::string kModels = std::string(LANE_SOURCE_DIR) + "/tests/fixtures/models/";
+
+// The reference file is a safetensors file that is not named like a checkpoint's.
+class Reference {
+ public:
+  explicit Reference(const std::string& family)
+      : file_(kModels + family + "/reference.safetensors"), entries_(read_safetensors_header(file_)) {}
+
+  template <class T>
+  std::vector<T> get(const std::string& name) const {
+    const TensorEntry& entry = entries_.at(name);
+    std::vector<T> values(static_cast<size_t>(entry.end - entry.begin) / sizeof(T));
+    file_.read(entry.begin, values.data(), entry.end - entry.begin);
+    return values;
+  }
+
+ private:
+  ReadFile file_;
+  std::map<std::string, TensorEntry> entries_;
+};
+
+// Logits of all positions of a prompt, [tokens, vocab], put together from the slices of `num_ranks` ranks. The prompt
+// goes through the model in chunks of `chunk` tokens.
+std::vector<float> prompt_logits(const std::string& family, const std::vector<int32_t>& prompt, DType dtype,
+                                 int num_ranks, int64_t chunk, const std::string& backend = "auto") {
+  const std::string folder = kModels + family;
+  const ModelConfig config = load_model_config(folder);
+  const int64_t vocab = config.shape.vocab_size, num_tokens = static_cast<int64_t>(prompt.size());
+  std::vector<float> logits(static_cast<size_t>(num_tokens * vocab), std::nanf(""));
+  std::mutex mutex;
+  run_ranks(num_ranks, [&](Communicator& group) {
+    Stream stream;
+    const plan::ParallelPlan plan{.tensor = num_ranks};
+    const plan::RankSlices slices = plan::slices_of(plan, config.shape, group.rank());
+    constexpr int kBlockTokens = 4;
+    KvCache cache({.num_layers = config.shape.num_layers,
+                   .num_kv_heads = static_cast<int>(slices.kv_heads.size()),
+                   .head_dim = config.shape.head_dim,
+                   .block_tokens = kBlockTokens,
+                   .dtype = dtype},
+                  64, {});
+    const AttentionShape shape{.num_heads = static_cast<int>(slices.heads.size()),
+                               .num_kv_heads = static_cast<int>(slices.kv_heads.size()),
+                               .head_dim = config.shape.head_dim,
+                               .block_tokens = kBlockTokens};
+    Model model(config, load_weights(folder, config, plan, group.rank(), {.dtype = dtype}, stream, nullptr), plan,
+                *choose_attention(shape, dtype, {}, backend).backend, group);
+    std::vector<int32_t> table(64);
+    std::iota(table.rbegin(), table.rend(), 0);  // blocks in reverse: their order must not matter
+    for (int64_t begin = 0; begin < num_tokens; begin += chunk) {
+      const int64_t count = std::min(chunk, num_tokens - begin);
+      std::vector<int32_t> positions(static_cast<size_t>(count)), rows(static_cast<size_t>(count));
+      std::iota(positions.begin(), positions.end(), static_cast<int32_t>(begin));
+      std::iota(rows.begin(), rows.end(), 0);
+      const int32_t query_start[] = {0, static_cast<int32_t>(count)},
+                    kv_length[] = {static_cast<int32_t>(begin + count)};
+      const TensorView out = model.forward(
+          {.token_ids = std::span(prompt).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+           .positions = positions,
+           .attention = {.query_start = query_start, .kv_length = kv_length, .block_tables = table, .max_blocks = 64},
+           .logit_rows = rows},
+          cache.layers(), stream);
+      const std::lock_guard lock(mutex);
+      for (int64_t row = 0; row < count; ++row)
+        std::copy_n(out.as<float>() + row * out.cols(), out.cols(),
+                    logits.begin() + (begin + row) * vocab + slices.vocab.begin);
+    }
+  });
+  return logits;
+}
+
+// Largest difference over the largest magnitude.
+double relative_error(const std::vector<float>& got, const std::vector<float>& wanted) {
+  double worst = 0, scale = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (std::isnan(got[i])) return INFINITY;
+    worst = std::max(worst, std::abs(double{got[i]} - wanted[i]));
+    scale = std::max(scale, std::abs(double{wanted[i]}));
+  }
+  return worst / scale;
+}
+
+std::vector<int> legal_ranks(const std::string& family) {
+  const plan::ModelShape shape = load_model_config(kModels + family).shape;
+  std::vector<int> legal;
+  for (const int ranks : {1, 2, 4, 8})
+    if (shape.num_heads % ranks == 0 && (shape.num_kv_heads % ranks == 0 || ranks % shape.num_kv_heads == 0))
+      legal.push_back(ranks);
+  return legal;
+}
+
+class Family : public testing::TestWithParam<std::string> {};
+
+TEST_P(Family, Float32LogitsAreThoseOfTransformers) {
+  const Reference reference(GetParam());
+  for (const char* suffix : {"", "_1"}) {
+    const auto prompt = reference.get<int32_t>(std::string("prompt_ids") + suffix);
+    const auto wanted = reference.get<float>(std::string("prompt_logits") + suffix);
+    for (const int ranks : legal_ranks(GetParam()))
+      EXPECT_LT(relative_error(prompt_logits(GetParam(), prompt, DType::kF32, ranks, 1000), wanted), 1e-5)
+          << ranks << " ranks";
+    EXPECT_LT(relative_error(prompt_logits(GetParam(), prompt, DType::kF32, 1, 1000, "reference"), wanted), 1e-5);
+  }
+}
+
+TEST_P(Family, HowAPromptIsCutDoesNotChangeABit) {
+  const auto prompt = Reference(GetParam()).get<int32_t>("prompt_ids");
+  const auto whole = prompt_logits(GetParam(), prompt, DType::kF32, 2, 1000);
+  for (const int64_t chunk : {1, 5, 16})
+    EXPECT_EQ(prompt_logits(GetParam(), prompt, DType::kF32, 2, chunk), whole) << chunk;
+}
+
+// Bfloat16 weights and cache differ from their float32 originals by at most u = 2^-9, relative, element by element. A
+// layer has seven weight matrices and two cache tensors, and the head is one more: n = 9 layers + 1 roundings, each of
+// which perturbs what flows through it by at most u in norm. To first order they add up to n u.
+TEST_P(Family, Bfloat16StaysWithinItsRounding) {
+  const Reference reference(GetParam());
+  const auto prompt = reference.get<int32_t>("prompt_ids");
+  const auto wanted = reference.get<float>("prompt_logits");
+  const auto got = prompt_logits(GetParam(), prompt, DType::kBF16, 2, 1000);
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    difference += std::pow(double{got[i]} - wanted[i], 2);
+    norm += std::pow(double{wanted[i]}, 2);
+  }
+  const double u = std::ldexp(1.0, -9), n = 9.0 * load_model_config(kModels + GetParam()).shape.num_layers + 1;
+  EXPECT_LT(std::sqrt(difference / norm), n * u);
+  RecordProperty("relative_error", std::to_string(std::sqrt(difference / norm)));
+}
+
+TEST_P(Family, GreedyTokensAreThoseOfTransformersOnAnyNumberOfRanks) {
+  const Reference reference(GetParam());
+  for (const int ranks : legal_ranks(GetParam()))
+    run_ranks(ranks, [&](Communicator& group) {
+      Session session({.model = kModels + GetParam(), .dtype = "float32", .max_model_len = 128, .num_threads = 1},
+                      &group);
+      Engine& engine = session.engine();
+      if (group.rank() != 0) return engine.follow();
+      for (const int64_t id : {0, 1})
+        engine.add({.id = id,
+                    .prompt = reference.get<int32_t>(id == 0 ? "prompt_ids" : "prompt_ids_1"),
+                    .sampling = {.max_tokens = 64, .temperature = 0, .ignore_eos = true}});
+      int num_finished = 0;
+      while (!engine.idle())
+        for (const Completion& completion : engine.step()) {
+          ++num_finished;
+          EXPECT_EQ(completion.tokens, reference.get<int32_t>(completion.id == 0 ? "greedy_ids" : "greedy_ids_1"))
+              << ranks << " ranks, request " << completion.id;
+        }
+      engine.finish();
+      EXPECT_EQ(num_finished, 2);
+    });
+}
+
+std::vector<std::string> families() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(kModels))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Transformers, Family, testing::ValuesIn(families()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace lane
