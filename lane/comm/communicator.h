@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "lane/base/settings.h"
 #include "lane/device/stream.h"
 #include "lane/device/tensor.h"
 
@@ -16,9 +17,9 @@ enum class ReduceOp : uint8_t { kSum, kMax };
 struct JoinOptions {
   int rank = 0;
   int size = 1;
-  std::string job;  // name of the meeting point, the same on all ranks of a job and on no other job of the machine
-  std::chrono::milliseconds timeout = std::chrono::seconds(30);  // for joining and for every wait of a collective
-  std::string algorithm = "auto";                                // or the name of an all-reduce schedule
+  std::string job = {};  // name of the meeting point, the same on all ranks of a job and on no other job of this user
+  std::chrono::milliseconds timeout = timeout_setting();  // for joining and for every wait of a collective
+  std::string algorithm = "auto";                         // or the name of an all-reduce schedule; auto: LANE_ALGORITHM
 };
 
 // One rank's seat in a group. Collectives are enqueued on `stream` and return at once (on the CPU: when done); `in` and
@@ -26,8 +27,10 @@ struct JoinOptions {
 // collectives in the same order with the same sizes. A group of one copies and waits for nobody. One thread at a time
 // per Communicator.
 //
-// When a peer dies, stops or calls something else, the waiting ranks throw Error{kPeerLost, kTimeout or
-// kInvalidArgument} that names the rank, the peer, the operation and its number; every later call fails at once.
+// When a peer dies, leaves, stops or calls something else, all ranks throw one and the same Error{kPeerLost, kTimeout
+// or kInvalidArgument} that names the rank, the peer, the operation and its number; every later call fails at once. The
+// timeout counts from the last progress: slow is not dead. A destructor that runs while an exception passes tells the
+// others that this rank failed; otherwise it leaves, and what it sent before still arrives.
 class Communicator {
  public:
   Communicator();  // a group of one
@@ -39,8 +42,8 @@ class Communicator {
   int rank() const;
   int size() const;
 
-  // Element by element over all ranks, accumulated in float32 in rank order: the same bits on every rank.
-  // float32, bfloat16 or float16.
+  // Element by element over all ranks, accumulated in float32 and rounded once: the same bits on every rank and in
+  // every run. one_shot and two_shot add in rank order, ring in the order of its path. float32, bfloat16 or float16.
   void all_reduce(TensorView in, TensorView out, ReduceOp op, Stream& stream);
   // out [size, in...]: what each rank gave, in rank order. Any dtype.
   void all_gather(TensorView in, TensorView out, Stream& stream);
@@ -57,10 +60,11 @@ class Communicator {
   // gives up on an error of its own.
   void abort(const std::string& reason) noexcept;
 
-  // Which all-reduce runs for this many bytes, and why not the others. For the log and for reports.
+  // Which all-reduce runs for this many bytes (of a 16-bit type), and why not the others. For the log and for reports.
   std::string explain_all_reduce(int64_t bytes) const;
 
  private:
+  friend std::vector<Communicator> make_local_group(int, JoinOptions);
   struct Impl;
   explicit Communicator(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -1,0 +1,81 @@
+#include "lane/comm/group/board.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "lane/base/trace.h"
+#include "lane/base/units.h"
+
+namespace lane {
+
+int64_t Board::bytes(int num_ranks) {
+  return static_cast<int64_t>(sizeof(Header)) + num_ranks * static_cast<int64_t>(sizeof(Slot));
+}
+
+Board::Board(std::shared_ptr<GroupMemory> memory, int rank, std::vector<int> pids)
+    : memory_(std::move(memory)),
+      header_(static_cast<Header*>(memory_->board())),
+      slots_(reinterpret_cast<Slot*>(header_ + 1)),
+      rank_(rank),
+      pids_(std::move(pids)) {}
+
+std::string Board::name_of(int rank) const {
+  if (pids_.empty()) return fmt::format("rank {}", rank);
+  return fmt::format("rank {} (pid {})", rank, pids_[rank]);
+}
+
+void Board::post_failure(ErrorCode code, const std::string& reason) noexcept {
+  uint32_t none = kNone;
+  if (!header_->failure.compare_exchange_strong(none, kWriting)) return;
+  header_->code = code;
+  const size_t length = std::min(reason.size(), sizeof(header_->reason) - 1);
+  std::memcpy(header_->reason, reason.data(), length);
+  header_->reason[length] = '\0';
+  header_->failure.store(kPosted, std::memory_order_release);
+}
+
+void Board::throw_failure() const {
+  // A rank killed while it writes the reason leaves none.
+  const int64_t deadline = now_ns() + 100'000'000;
+  while (header_->failure.load(std::memory_order_acquire) != kPosted) {
+    if (now_ns() > deadline) throw Error(ErrorCode::kPeerLost, "a rank failed and died before it could say why");
+    const timespec pause{0, 1'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+  throw Error(header_->code, header_->reason);
+}
+
+void Board::set_doing(OperationKind kind, uint64_t number) noexcept {
+  slot(rank_).doing.store(static_cast<uint64_t>(kind) << 56 | number, std::memory_order_relaxed);
+}
+void Board::set_waiting_for(int peer) noexcept { slot(rank_).waiting_for.store(peer + 1, std::memory_order_relaxed); }
+void Board::set_left() noexcept { slot(rank_).left.store(1, std::memory_order_release); }
+void Board::beat() noexcept { slot(rank_).beat_ns.store(now_ns(), std::memory_order_relaxed); }
+
+std::string Board::suspect(int peer, std::chrono::nanoseconds limit) const {
+  const int64_t beat_ns = slot(peer).beat_ns.load(std::memory_order_relaxed);
+  if (beat_ns != 0 && now_ns() - beat_ns > limit.count()) {
+    const bool gone = !pids_.empty() && ::kill(pids_[peer], 0) != 0 && errno == ESRCH;
+    return fmt::format("rank {} (pid {}, {})", peer, pids_[peer], gone ? "gone" : "stopped?");
+  }
+  std::string text = fmt::format("{}, which is {}", name_of(peer), activity_of(peer));
+  // Everybody may be waiting for one that is not the one we wait for.
+  const int next = slot(peer).waiting_for.load(std::memory_order_relaxed) - 1;
+  if (next >= 0 && next != rank_ && next != peer) text += fmt::format(" and waits for {}", name_of(next));
+  return text + ",";
+}
+
+std::string Board::activity_of(int rank) const {
+  const uint64_t doing = slot(rank).doing.load(std::memory_order_relaxed);
+  const auto kind = static_cast<OperationKind>(doing >> 56);
+  const uint64_t number = doing & ((uint64_t{1} << 56) - 1);
+  if (kind != OperationKind::kNone) return fmt::format("in {} #{}", lane::name_of(kind), number);
+  return number == 0 ? "before its first collective" : fmt::format("after #{}", number);
+}
+
+}  // namespace lane
