@@ -15,9 +15,9 @@ constexpr uint64_t mix64(uint64_t x) {
 }
 constexpr uint64_t random_bits(uint64_t key, uint64_t counter) { return mix64(mix64(key) ^ counter); }
 
-// In the open interval (0, 1): never 0, so its logarithm is finite.
+// In the open interval (0, 1): never 0 or 1, so the logarithm of its logarithm is finite.
 constexpr double random_uniform(uint64_t key, uint64_t counter) {
-  return (static_cast<double>(random_bits(key, counter) >> 11) + 0.5) * 0x1p-53;
+  return (static_cast<double>(random_bits(key, counter) >> 12) + 0.5) * 0x1p-52;
 }
 
 // FNV-1a: a stable key for a name.

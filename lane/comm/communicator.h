@@ -51,7 +51,8 @@ class Communicator {
   void broadcast(TensorView inout, int root, Stream& stream);
   void barrier(Stream& stream);
 
-  // A string of root's for everybody; others pass anything.
+  // A string of root's for everybody; others pass anything. The two functions on texts carry commands, which may come
+  // after minutes of loading or typing: their waits last as long as the other process shows that it runs.
   std::string broadcast_text(const std::string& text, int root);
   // What each rank gave, on `root` (empty elsewhere).
   std::vector<std::string> gather_text(const std::string& text, int root);

@@ -12,7 +12,8 @@
 //
 // On the CPU activations are float32; weights are float32, bfloat16 or float16 and every product is accumulated in
 // float32, one input after the other (k = 0, 1, 2, ...). The result of a row therefore depends on that row alone:
-// not on the batch it travels in, not on the number of threads.
+// not on the batch it travels in, not on the number of threads. It may differ in its last bits between instruction
+// sets (cpu_isa), and "avx512_bf16" rounds x to bfloat16 where the weights are and adds inputs in pairs.
 namespace lane::kernels {
 
 // A weight matrix W [n, k] in the layout that matmul wants, made once when a model is loaded. It replaces the

@@ -56,7 +56,7 @@ Session::Session(const SessionOptions& options, Communicator* group)
                 .head_dim = config.shape.head_dim,
                 .block_tokens = options_.block_tokens,
                 .dtype = dtype_};
-  group_->barrier(*stream_);  // all weights are in memory: what is free now is free for the cache
+  least_over_ranks(0, *group_);  // all weights are in memory: what is free now is free for the cache
   const int64_t num_blocks = choose_num_blocks(config);
   kv_cache_tokens_ = num_blocks * options_.block_tokens;
 

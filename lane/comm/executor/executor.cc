@@ -55,6 +55,12 @@ class Patience {
   int turn_ = 0;
 };
 
+// Texts carry commands: a rank may come to one after loading a model for minutes, or after a person typed. The deadline
+// of such a wait is the peer's sign of life.
+bool is_patient(OperationKind kind) {
+  return kind == OperationKind::kBroadcastText || kind == OperationKind::kGatherText;
+}
+
 std::string describe(const MessageHeader& header) {
   std::string text = fmt::format("{} #{}", name_of(header.kind), header.number);
   if (header.kind == OperationKind::kBarrier) return text;
@@ -204,7 +210,10 @@ std::invoke_result_t<Ready> Executor::wait(const Program::Instruction& step, Rea
                   fmt::format("{} has left the job, but rank {} waits for it in {} #{}, step {}", board_.name_of(peer),
                               board_.rank(), name_of(header_.kind), header_.number, step.round + 1));
     }
-    if (patience.is_over())
+    if (!patience.is_over()) continue;
+    if (is_patient(header_.kind) && board_.is_running(peer, timeout_ / 2))
+      patience = Patience(timeout_);
+    else
       board_.fail(ErrorCode::kTimeout, fmt::format("rank {} waited {:.1f} s for {} in {} #{}, step {}", board_.rank(),
                                                    patience.waited_s(), board_.suspect(peer, timeout_ / 2),
                                                    name_of(header_.kind), header_.number, step.round + 1));

@@ -57,9 +57,13 @@ void Board::set_waiting_for(int peer) noexcept { slot(rank_).waiting_for.store(p
 void Board::set_left() noexcept { slot(rank_).left.store(1, std::memory_order_release); }
 void Board::beat() noexcept { slot(rank_).beat_ns.store(now_ns(), std::memory_order_relaxed); }
 
+bool Board::is_running(int rank, std::chrono::nanoseconds limit) const noexcept {
+  const int64_t beat_ns = slot(rank).beat_ns.load(std::memory_order_relaxed);
+  return beat_ns != 0 && now_ns() - beat_ns <= limit.count();
+}
+
 std::string Board::suspect(int peer, std::chrono::nanoseconds limit) const {
-  const int64_t beat_ns = slot(peer).beat_ns.load(std::memory_order_relaxed);
-  if (beat_ns != 0 && now_ns() - beat_ns > limit.count()) {
+  if (slot(peer).beat_ns.load(std::memory_order_relaxed) != 0 && !is_running(peer, limit)) {
     const bool gone = !pids_.empty() && ::kill(pids_[peer], 0) != 0 && errno == ESRCH;
     return fmt::format("rank {} (pid {}, {})", peer, pids_[peer], gone ? "gone" : "stopped?");
   }

@@ -41,6 +41,8 @@ class Board {
   void beat() noexcept;
 
   bool has_left(int rank) const noexcept { return slot(rank).left.load(std::memory_order_acquire) != 0; }
+  // Its monitor has run within `limit`. Threads of one process have no monitor and give no such sign.
+  bool is_running(int rank, std::chrono::nanoseconds limit) const noexcept;
   std::string activity_of(int rank) const;  // "in all_gather #16", "after #16"
   // "rank 2 (pid 4711, stopped?)", "rank 2 (pid 4711), which is in all_gather #16,": a peer and why it may keep others
   // waiting. Stopped is one whose monitor has not run for `limit`.
