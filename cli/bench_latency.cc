@@ -130,6 +130,7 @@ class LatencyBench {
 void add_bench_latency(CLI::App& bench, Program& program) {
   CLI::App* command =
       bench.add_subcommand("latency", "One batch from first to last token, and its share of the memory floor");
+  command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   auto flags = std::make_shared<Flags>();
   command->add_option("--batch-size", flags->batch_size, "Sequences")
       ->check(CLI::Range(1, 1 << 16))

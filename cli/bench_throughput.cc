@@ -90,6 +90,7 @@ class ThroughputBench {
 
 void add_bench_throughput(CLI::App& bench, Program& program) {
   CLI::App* command = bench.add_subcommand("throughput", "Many requests of mixed lengths: tokens per second");
+  command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   auto flags = std::make_shared<Flags>();
   command->add_option("--num-prompts", flags->num_prompts, "Requests")
       ->check(CLI::PositiveNumber)

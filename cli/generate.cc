@@ -124,8 +124,9 @@ class Generation {
 
 void add_generate(CLI::App& app, Program& program) {
   CLI::App* command = app.add_subcommand("generate", "Answer prompts with a model spread over one or many ranks");
+  command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   auto flags = std::make_shared<Flags>();
-  command->add_option("--prompt,-p", flags->prompts, "A prompt; may be given several times");
+  command->add_option("--prompt,-p", flags->prompts, "A prompt; may be given several times")->take_all();
   command->add_option(
       "--prompts", flags->prompts_file,
       "File of prompts, one a line: text, or JSONL with \"prompt\", \"prompt_token_ids\" or \"messages\" and "

@@ -6,6 +6,16 @@
 #include "lane/base/error.h"
 #include "lane/base/log.h"
 
+namespace {
+
+bool known_command(const CLI::App& app, const std::string& name) {
+  for (const CLI::App* command : app.get_subcommands({}))
+    if (command->get_name() == name) return true;
+  return false;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace lane;
   CLI::App app(
@@ -26,6 +36,12 @@ int main(int argc, char** argv) {
   cli::add_tokenize(app, program);
   cli::add_env(app, program);
   try {
+    if (argc > 1 && argv[1][0] != '-' && !known_command(app, argv[1])) {
+      std::string known;
+      for (const CLI::App* command : app.get_subcommands({})) known += " " + command->get_name();
+      fmt::print(stderr, "lane: there is no command \"{}\"; there are:{}\n", argv[1], known);
+      return cli::kExitUsage;
+    }
     app.parse(argc, argv);
     return program.run();
   } catch (const CLI::ParseError& error) {

@@ -204,6 +204,7 @@ class Batch {
 
 void add_run_batch(CLI::App& app, Program& program) {
   CLI::App* command = app.add_subcommand("run-batch", "Answer a file of requests in the OpenAI batch format");
+  command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   auto flags = std::make_shared<Flags>();
   command->add_option("-i,--input", flags->input, "Requests, JSONL; - is standard input")->required();
   command->add_option("-o,--output", flags->output, "Results, JSONL, written as they finish")->required();

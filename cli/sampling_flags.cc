@@ -16,8 +16,11 @@ void SamplingFlags::add_to(CLI::App& app) {
       ->group(group);
   app.add_option("--frequency-penalty", frequency_penalty, "The same, times how often")->group(group);
   app.add_option("--seed", seed, "Same seed, same output")->capture_default_str()->group(group);
-  app.add_option("--stop", stop, "Stop before this text; may be given several times")->group(group);
-  app.add_option("--stop-token-ids", stop_token_ids, "Stop after these tokens")->delimiter(',')->group(group);
+  app.add_option("--stop", stop, "Stop before this text; may be given several times")->take_all()->group(group);
+  app.add_option("--stop-token-ids", stop_token_ids, "Stop after these tokens")
+      ->delimiter(',')
+      ->take_all()
+      ->group(group);
   app.add_flag("--ignore-eos", ignore_eos, "Go on after the model's end-of-text token")->group(group);
   app.add_option("--logprobs", logprobs, "Report the chosen token's log-probability and the K most likely ones")
       ->group(group);

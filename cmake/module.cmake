@@ -1,8 +1,11 @@
+# Warnings that are off: g++ 12 warns wrongly about std::string (restrict, its bug 105651), and options are aggregates
+# whose unnamed fields have their defaults (missing-field-initializers).
+set(LANE_WARNINGS -Wall -Wextra -Werror -Wno-restrict -Wno-missing-field-initializers)
+
 # lane_module(name SOURCES ... [CUDA ...] [NO_CUDA ...] [DEPS module ...] [LIBS target ...])
 #
 # One static library per folder. CUDA lists the files that need a CUDA toolkit; NO_CUDA lists what is
 # linked in their place when LANE_CUDA is off. No source file ever asks which of the two it is.
-# (-Wno-restrict: g++ 12 warns wrongly about std::string, its bug 105651.)
 function(lane_module name)
   cmake_parse_arguments(M "" "" "SOURCES;CUDA;NO_CUDA;DEPS;LIBS" ${ARGN})
   if(LANE_HAS_CUDA)
@@ -14,7 +17,7 @@ function(lane_module name)
   add_library(lane::${name} ALIAS lane_${name})
   target_include_directories(lane_${name} PUBLIC ${PROJECT_SOURCE_DIR})
   target_compile_features(lane_${name} PUBLIC cxx_std_20)
-  target_compile_options(lane_${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wno-restrict>)
+  target_compile_options(lane_${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${LANE_WARNINGS}>)
   foreach(dep IN LISTS M_DEPS)
     target_link_libraries(lane_${name} PUBLIC lane::${dep})
   endforeach()
@@ -36,7 +39,7 @@ function(lane_test name)
     set(T_TIMEOUT 120)
   endif()
   add_executable(test_${name} ${T_SOURCES})
-  target_compile_options(test_${name} PRIVATE -Wall -Wextra -Werror -Wno-restrict)
+  target_compile_options(test_${name} PRIVATE ${LANE_WARNINGS})
   target_compile_definitions(test_${name} PRIVATE LANE_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                                                   LANE_BINARY="$<TARGET_FILE:lane>")
   target_link_libraries(test_${name} PRIVATE GTest::gtest GTest::gtest_main ${T_LIBS})

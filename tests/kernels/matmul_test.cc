@@ -54,6 +54,9 @@ struct Case {
   }
 };
 
+// How a parameter is shown: the default would print addresses, and so another name in every run.
+[[maybe_unused]] void PrintTo(const cpu::Candidate& candidate, std::ostream* out) { *out << candidate.isa->name; }
+
 class MatmulTest : public testing::TestWithParam<cpu::Candidate> {
  protected:
   void SetUp() override {
