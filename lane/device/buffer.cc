@@ -41,6 +41,13 @@ Buffer::Buffer(DType dtype, std::array<int64_t, 4> shape, Device device) : bytes
   view_ = {memory, dtype, shape, device};
 }
 
+Buffer Buffer::sparse(Device device, int64_t bytes) {
+  Buffer buffer(device, bytes);
+  if (device.kind == DeviceKind::kCpu && bytes > 0)
+    ::madvise(buffer.data(), static_cast<size_t>(bytes), MADV_NOHUGEPAGE);
+  return buffer;
+}
+
 TensorView Buffer::view(DType dtype, std::array<int64_t, 4> shape) const {
   ensure(checked_bytes(dtype, shape) <= bytes_, "a view fits into its buffer");
   return {memory_.get(), dtype, shape, view_.device};

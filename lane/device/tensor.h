@@ -49,6 +49,10 @@ class Buffer {
   Buffer(Device device, int64_t bytes);
   Buffer(DType dtype, std::array<int64_t, 4> shape, Device device = {});
 
+  // Memory that is used bit by bit, such as a cache that starts empty: on the CPU it comes in small pages, so that a
+  // first touch takes 4 KiB from the system and not 2 MiB.
+  static Buffer sparse(Device device, int64_t bytes);
+
   int64_t bytes() const { return bytes_; }
   void* data() const { return memory_.get(); }
   TensorView view() const { return view_; }  // with the shape it was made with; [bytes] of kU8 otherwise

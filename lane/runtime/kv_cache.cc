@@ -11,7 +11,7 @@ namespace lane {
 
 KvCache::KvCache(const KvLayout& layout, int64_t num_blocks, Device device) : layout_(layout) {
   ensure(num_blocks > 0 && layout.block_bytes() > 0, "a cache has blocks and they hold something");
-  memory_ = Buffer(device, num_blocks * layout.block_bytes());
+  memory_ = Buffer::sparse(device, num_blocks * layout.block_bytes());
   auto* next = static_cast<char*>(memory_.data());
   const auto take = [&] {
     const TensorView view{

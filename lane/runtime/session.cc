@@ -132,7 +132,8 @@ std::string Session::describe() const {
                   options_.num_threads, options_.num_threads == 1 ? "" : "s", kernels::cpu_isa(), attention_name_);
   text += fmt::format("weights: {} per rank", format_bytes(static_cast<double>(model_->weight_bytes())));
   if (load_report_.bytes_read > 0)
-    text += fmt::format(", read in {} ({})", format_duration(load_report_.seconds),
+    text += fmt::format(", {} read in {} ({})", format_bytes(static_cast<double>(load_report_.bytes_read)),
+                        format_duration(load_report_.seconds),
                         format_rate(static_cast<double>(load_report_.bytes_read) / load_report_.seconds));
   text += fmt::format(
       "\nKV cache size: {} tokens ({} per rank)\n", format_count(kv_cache_tokens_),

@@ -4,6 +4,13 @@
 #include "lane/kernels/cpu/isa.h"
 #include "tests/kernels/kernel_test.h"
 
+namespace lane::kernels::cpu {
+
+// How a parameter is shown: the default would print addresses, and so another name in every run.
+void PrintTo(const Candidate& candidate, std::ostream* out) { *out << candidate.isa->name; }
+
+}  // namespace lane::kernels::cpu
+
 namespace lane::kernels {
 namespace {
 
@@ -53,9 +60,6 @@ struct Case {
     return relative * magnitude[static_cast<size_t>(i)] + 1e-30;
   }
 };
-
-// How a parameter is shown: the default would print addresses, and so another name in every run.
-[[maybe_unused]] void PrintTo(const cpu::Candidate& candidate, std::ostream* out) { *out << candidate.isa->name; }
 
 class MatmulTest : public testing::TestWithParam<cpu::Candidate> {
  protected:
