@@ -45,7 +45,14 @@ class Generation {
     Engine& engine = session.engine();
     for (size_t i = 0; i < items_.size(); ++i)
       engine.add({.id = static_cast<int64_t>(i), .prompt = items_[i].token_ids, .sampling = items_[i].sampling});
-    ProgressBar bar("generating", ProgressBar::Unit::kItems, !flags_.engine.no_progress);
+    if (streams()) {
+      fmt::print("> {}\n", items_[0].text);
+      engine.on_token = [](int64_t, std::string_view text) {
+        fmt::print("{}", text);
+        std::fflush(stdout);
+      };
+    }
+    ProgressBar bar("generating", ProgressBar::Unit::kItems, !flags_.engine.no_progress && !streams());
     while (!engine.idle()) {
       if (interrupted() && !cancelled_) cancel_all(engine);
       for (Completion& completion : engine.step()) {
@@ -81,6 +88,9 @@ class Generation {
     if (!output_) throw_system_error("creating " + flags_.output_file);
   }
 
+  // A single answer is shown while it comes.
+  bool streams() const { return items_.size() == 1 && !flags_.json && !output_.is_open(); }
+
   void cancel_all(Engine& engine) {
     cancelled_ = true;
     for (size_t i = 0; i < items_.size(); ++i)
@@ -102,6 +112,8 @@ class Generation {
         if (!output_) throw_system_error("writing " + flags_.output_file);
       } else if (flags_.json) {
         results_.push_back(result);
+      } else if (streams()) {
+        fmt::print("\n");
       } else {
         fmt::print("{}> {}\n{}\n", next_ == 0 ? "" : "\n", item.text, completion.text);
         std::fflush(stdout);
