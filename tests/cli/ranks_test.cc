@@ -29,7 +29,8 @@ std::vector<std::string> generate(std::vector<std::string> more) {
 Json token_ids(const Outcome& outcome) {
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   Json ids = Json::array();
-  for (const Json& result : parse_json(outcome.out, "standard output")["results"]) ids.push_back(result["token_ids"]);
+  const Json all = parse_json(outcome.out, "standard output");
+  for (const Json& result : all["results"]) ids.push_back(result["token_ids"]);
   return ids;
 }
 
