@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "lane/base/trace.h"
 #include "lane/base/wait.h"
@@ -18,7 +19,11 @@ using plan::Action;
 constexpr int64_t kHeaderBytes = sizeof(MessageHeader);
 constexpr int64_t kGranule = 16;  // elements: slices begin at multiples, so that vector loads stay aligned
 
-constexpr int kSpins = 64, kYieldingTurn = 1000;  // for spin_turn()
+constexpr int kBusyTurn = 0, kYieldingTurn = 1000;  // for spin_turn()
+
+// Turns a wait spins before it first gives its core away: a few hundred µs where every rank can have a core, because a
+// core that is given away while anything else runs comes back a time slice later; a few µs where ranks share cores.
+int spins_for(int num_ranks) { return num_ranks <= static_cast<int>(std::thread::hardware_concurrency()) ? 8192 : 64; }
 
 // How a wait goes on that a few microseconds of spinning did not end. It gives its core away, because the peer may need
 // just that one; on a free core this costs a fraction of a microsecond a turn. After a while it sleeps a sixteenth of
@@ -93,6 +98,9 @@ struct Executor::Slice {
     return static_cast<std::byte*>(base) + begin * size_of(vector.dtype);
   }
 };
+
+Executor::Executor(Transport& transport, Board& board, std::chrono::nanoseconds timeout)
+    : transport_(transport), board_(board), timeout_(timeout), num_spins_(spins_for(board.num_ranks())) {}
 
 void Executor::run(const Program& program, const Vector& vector, MessageHeader header) {
   if (board_.failed()) board_.throw_failure();
@@ -190,9 +198,9 @@ std::span<const std::byte> Executor::next_message(const Program::Instruction& st
 
 template <class Ready>
 std::invoke_result_t<Ready> Executor::wait(const Program::Instruction& step, Ready ready) {
-  for (int i = 0; i < kSpins; ++i) {
+  for (int i = 0; i < num_spins_; ++i) {
     if (auto got = ready()) return got;
-    spin_turn(i);
+    spin_turn(kBusyTurn);
   }
   const int peer = step.peer;
   board_.set_waiting_for(peer);

@@ -43,8 +43,7 @@ struct Vector {
 // wait makes no progress for `timeout`, when a rank leaves or dies, or when ranks call different things.
 class Executor {
  public:
-  Executor(Transport& transport, Board& board, std::chrono::nanoseconds timeout)
-      : transport_(transport), board_(board), timeout_(timeout) {}
+  Executor(Transport& transport, Board& board, std::chrono::nanoseconds timeout);
 
   void run(const Program& program, const Vector& vector, MessageHeader header);
 
@@ -61,6 +60,7 @@ class Executor {
   Transport& transport_;
   Board& board_;
   std::chrono::nanoseconds timeout_;
+  int num_spins_;
   MessageHeader header_;
   ReduceOp op_ = ReduceOp::kSum;
   std::vector<const Program::Instruction*> collected_;
