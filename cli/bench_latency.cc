@@ -35,7 +35,7 @@ class LatencyBench {
     const int total = flags_.num_warmup + flags_.num_iters;
     for (int iteration = 0; iteration < total; ++iteration) {
       if (interrupted()) throw Error(ErrorCode::kCancelled, "interrupted");
-      if (iteration == flags_.num_warmup) trace_log.start(0);
+      if (iteration == flags_.num_warmup) session.engine().restart_trace();
       run_once(session, iteration, iteration >= flags_.num_warmup);
       bar.update(iteration + 1, total);
     }

@@ -40,6 +40,7 @@ class TraceLog {
   const std::array<PhaseTotals, kNumPhases>& totals() const { return totals_; }
   const std::vector<TraceEvent>& events() const { return events_; }
   int64_t num_dropped() const { return num_dropped_; }
+  int64_t max_events() const { return max_events_; }
 
  private:
   bool on_ = false;

@@ -14,7 +14,7 @@ namespace {
 
 // Commands as bytes: a kind, then its fields one after the other; texts and lists begin with their length. All ranks
 // of a group run the same program, so fields have the machine's own layout.
-enum class Command : uint8_t { kAdd = 1, kCancel = 2, kFinish = 3 };
+enum class Command : uint8_t { kAdd = 1, kCancel = 2, kFinish = 3, kRestartTrace = 4 };
 
 class Writer {
  public:
@@ -212,6 +212,12 @@ void Engine::cancel(int64_t request_id) {
   write(request_id);
 }
 
+void Engine::restart_trace() {
+  ensure(leads(), "rank 0 leads");
+  Writer write(&pending_);
+  write(Command::kRestartTrace);
+}
+
 bool Engine::idle() const { return scheduler_.idle() && pending_.empty() && finished_.empty(); }
 
 std::vector<Completion> Engine::step() {
@@ -291,6 +297,9 @@ void Engine::apply_commands(std::string_view text) {
       }
       case Command::kFinish:
         over_ = true;
+        break;
+      case Command::kRestartTrace:
+        trace_log.start(trace_log.max_events());
         break;
       default:
         throw Error(ErrorCode::kCorruptData,

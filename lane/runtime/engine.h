@@ -52,6 +52,8 @@ class Engine {
   // Ends the request early; step() returns what it has with kCancelled. An id that is not under way is ignored: it may
   // just have finished.
   void cancel(int64_t request_id);
+  // All ranks forget what they traced so far, at the same step: what comes before is warm-up.
+  void restart_trace();
   // Lets the followers go. Called once, when there is nothing left to do (or to be done: what is under way is dropped).
   void finish();
 

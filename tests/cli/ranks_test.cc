@@ -73,6 +73,17 @@ TEST(Ranks, TheBreakdownAndTheTraceCoverAllOfThem) {
   std::filesystem::remove(trace);
 }
 
+TEST(Ranks, ABenchmarkLeavesItsWarmUpOutOnAllOfThem) {
+  const Outcome outcome =
+      test::run({kLane, "bench", "latency", "--threads", "1", "--tp", "2", "--batch-size", "1", "--input-len", "4",
+                 "--output-len", "5", "--num-iters-warmup", "2", "--num-iters", "3", "--json"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  const Json numbers = parse_json(outcome.out, "standard output");
+  EXPECT_EQ(numbers["num_ranks"], 2);
+  EXPECT_EQ(numbers["breakdown"]["decode"]["num_steps"], 3 * 4);
+  EXPECT_EQ(numbers["breakdown"]["prefill"]["num_steps"], 3);
+}
+
 TEST(Ranks, JoinAWorldThatMpirunStarted) {
   if (!file_exists("/usr/bin/mpirun")) GTEST_SKIP() << "no mpirun on this machine";
   std::vector<std::string> arguments = kPrompts;
