@@ -42,10 +42,10 @@ class LatencyBench {
   }
 
   int report(Session& session, const JobProfile& profile) {
-    // After the run, on the threads of this rank and with the others at rest: the machine's read rate is what its
-    // ranks share.
-    ThreadPool all_threads(flags_.engine.session.num_threads > 0 ? flags_.engine.session.num_threads
-                                                                 : topology::discover().num_threads());
+    // After the run, when the other ranks are at rest, on as many threads as all ranks had together.
+    const int threads_of_rank = flags_.engine.session.num_threads;
+    ThreadPool all_threads(threads_of_rank > 0 ? threads_of_rank * profile.num_ranks
+                                               : topology::discover().num_threads());
     const double read_rate = profile::measure_read_bandwidth(all_threads);
     const auto batch = static_cast<double>(flags_.batch_size);
     const double step_s = percentile(metrics_.token_gaps_s, 0.5), prefill_s = percentile(metrics_.first_token_s, 0.5);
