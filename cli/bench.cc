@@ -3,10 +3,12 @@
 namespace lane::cli {
 
 void add_bench(CLI::App& app, Program& program) {
-  CLI::App* command = app.add_subcommand("bench", "Measure: latency of one batch, throughput of many requests");
+  CLI::App* command =
+      app.add_subcommand("bench", "Measure: latency of one batch, throughput of many requests, all-reduce");
   command->require_subcommand(1);
   add_bench_latency(*command, program);
   add_bench_throughput(*command, program);
+  add_bench_allreduce(*command, program);
 }
 
 }  // namespace lane::cli

@@ -18,9 +18,15 @@ inline constexpr int kExitOk = 0, kExitError = 1, kExitUsage = 2, kExitInterrupt
 void add_generate(CLI::App& app, Program& program);
 void add_run_batch(CLI::App& app, Program& program);
 void add_bench(CLI::App& app, Program& program);
+void add_bench_allreduce(CLI::App& bench, Program& program);
 void add_bench_latency(CLI::App& bench, Program& program);
 void add_bench_throughput(CLI::App& bench, Program& program);
+void add_launch(CLI::App& app, Program& program);
+void add_tune(CLI::App& app, Program& program);
 void add_tokenize(CLI::App& app, Program& program);
+void add_plan(CLI::App& app, Program& program);
+void add_plan_schedule(CLI::App& plan, Program& program);
+void add_plan_step(CLI::App& plan, Program& program);
 void add_env(CLI::App& app, Program& program);
 
 }  // namespace lane::cli

@@ -65,11 +65,7 @@ int run_job(EngineFlags& flags, const Program& program, const Job& job) {
                   fmt::format("--tensor-parallel-size {}, but {} started {} ranks; leave the flag out or start as many",
                               flags.tensor_parallel, launched->launcher, launched->size));
     set_log_prefix(fmt::format("[rank {}/{}] ", launched->rank, launched->size));
-    group = Communicator::join({.rank = launched->rank,
-                                .size = launched->size,
-                                .job = launched->job,
-                                .timeout = timeout_setting(),
-                                .algorithm = setting("LANE_ALGORITHM")});
+    group = Communicator::join(join_options(*launched));
     flags.session.local_ranks = launched->local_size;
   }
   watch_for_interrupt();

@@ -33,7 +33,10 @@ int main(int argc, char** argv) {
   cli::add_generate(app, program);
   cli::add_run_batch(app, program);
   cli::add_bench(app, program);
+  cli::add_launch(app, program);
+  cli::add_tune(app, program);
   cli::add_tokenize(app, program);
+  cli::add_plan(app, program);
   cli::add_env(app, program);
   try {
     if (argc > 1 && argv[1][0] != '-' && !known_command(app, argv[1])) {

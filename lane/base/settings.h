@@ -16,10 +16,22 @@ struct Setting {
 inline constexpr std::array kSettings = {
     Setting{"LANE_LOG", "warn", "how much is logged on standard error: error, warn, info or debug"},
     Setting{"LANE_TIMEOUT_MS", "30000", "how long a rank waits for a peer before it gives up, in milliseconds"},
-    Setting{"LANE_ALGORITHM", "auto", "forces one all-reduce algorithm, for experiments: one_shot, two_shot, ring"},
+    Setting{"LANE_ALGORITHM", "auto",
+            "forces one all-reduce algorithm, for experiments: a name that `lane plan schedule --list` prints"},
     Setting{"LANE_ATTENTION", "auto", "forces one attention backend, for experiments: flash, reference"},
     Setting{"LANE_ISA", "auto", "caps the CPU instructions used: baseline, avx2, avx512, avx512_bf16"},
     Setting{"LANE_JOB", "", "name under which the ranks of one job meet; set by the launcher"},
+    Setting{"LANE_RENDEZVOUS", "",
+            "host:port where rank 0 listens when ranks are on several hosts; set by the launcher"},
+    Setting{"LANE_SECRET", "",
+            "shared secret of a job on several hosts: any text, the same on all ranks and new for each job"},
+    Setting{"LANE_NICS", "",
+            "interfaces or addresses for traffic between hosts, such as eth1 or ib0,ib1 (ranks of a host take turns)"},
+    Setting{"LANE_HOST", "",
+            "another name for this host: ranks with different ones share no memory, which emulates hosts"},
+    Setting{"LANE_TRANSPORT", "auto", "what carries data between hosts: auto, tcp or ucx"},
+    Setting{"LANE_TUNING", "",
+            "file of what `lane tune` measured, or off; empty: lane/tuning.json in the cache folder"},
 };
 
 // The value in force: the environment's, else the fallback. A name that is not in the table is a bug.

@@ -4,21 +4,27 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <exception>
 #include <map>
+#include <mutex>
+#include <thread>
 
+#include "lane/base/file.h"
+#include "lane/base/json.h"
 #include "lane/base/log.h"
 #include "lane/base/trace.h"
 #include "lane/comm/bootstrap.h"
-#include "lane/comm/bootstrap/door.h"
+#include "lane/comm/bootstrap/tcp_door.h"
 #include "lane/comm/executor/executor.h"
 #include "lane/comm/executor/program.h"
 #include "lane/comm/group/board.h"
 #include "lane/comm/group/monitor.h"
 #include "lane/comm/local_group.h"
+#include "lane/comm/transport/network.h"
 #include "lane/comm/transport/ring.h"
-#include "lane/plan/cost.h"
+#include "lane/comm/tuner/chooser.h"
 #include "lane/plan/parallel.h"
 
 namespace lane {
@@ -29,117 +35,255 @@ namespace {
 
 constexpr int64_t kAlignedElements = 16;  // chunks of a vector begin at multiples of this
 
-void check_on_cpu(const TensorView& tensor, const char* operation) {
-  if (tensor.device.kind != DeviceKind::kCpu)
-    throw Error(ErrorCode::kUnsupported, fmt::format("{} of tensors on a GPU is not there yet", operation));
-}
-
-void copy(const void* from, void* to, int64_t bytes) {
+void copy_bytes(const void* from, void* to, int64_t bytes) {
   if (from != to && bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
-JoinOptions checked(JoinOptions options) {
+std::byte* at(const void* base, int64_t offset) { return static_cast<std::byte*>(const_cast<void*>(base)) + offset; }
+
+// `factor`: how many times as many elements out has as in; negative the other way round.
+void check(const char* operation, const TensorView& in, const TensorView& out, int64_t in_parts, int64_t out_parts) {
+  for (const TensorView* tensor : {&in, &out})
+    if (tensor->device.kind != DeviceKind::kCpu)
+      throw Error(ErrorCode::kUnsupported, fmt::format("{} of tensors on a GPU is not there yet", operation));
+  if (in.dtype != out.dtype || in.count() * out_parts != out.count() * in_parts || in.count() % in_parts != 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} of {} {} into {} {} among {} ranks", operation, in.count(), name_of(in.dtype),
+                            out.count(), name_of(out.dtype), std::max(in_parts, out_parts)));
+}
+
+void check_sum(const char* operation, DType dtype) {
+  if (!can_reduce(dtype))
+    throw Error(ErrorCode::kUnsupported, fmt::format("{} of {}: only float32, bfloat16, float16 and int32 are added up",
+                                                     operation, name_of(dtype)));
+}
+
+void check_root(const char* what, int root, int size) {
+  if (root < 0 || root >= size)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("there is no rank {} to {}", root, what));
+}
+
+void check_options(const JoinOptions& options) {
   if (options.size < 1 || options.rank < 0 || options.rank >= options.size)
     throw Error(ErrorCode::kInvalidArgument, fmt::format("rank {} of {} cannot be", options.rank, options.size));
   if (options.timeout.count() < 1)
     throw Error(ErrorCode::kInvalidArgument, "a timeout has to be at least a millisecond");
-  if (options.algorithm == "auto") options.algorithm = setting("LANE_ALGORITHM");
-  if (options.algorithm != "auto")  // an unknown name fails here, before anybody waits
-    plan::make_schedule(options.algorithm, Collective::kAllReduce, options.size);
-  return options;
 }
+
+// The name of an algorithm that was asked for; one that cannot run fails here, before anybody waits.
+std::string checked_algorithm(const JoinOptions& options, const plan::Layout& layout) {
+  const std::string name = options.algorithm == "auto" ? setting("LANE_ALGORITHM") : options.algorithm;
+  if (name != "auto") plan::make_schedule(name, Collective::kAllReduce, layout);
+  return name;
+}
+
+std::vector<std::string> names_by_rank(const std::vector<std::string>& hosts, const plan::Layout& layout) {
+  std::vector<std::string> names;
+  if (hosts.size() > 1)
+    for (const int node : layout.node_of) names.push_back(hosts[node]);
+  return names;
+}
+
+// What rank 0 knows from earlier measurements, as text for all ranks. A file that cannot be used is worth a warning, no
+// more: the cost model does without.
+std::string read_tuning() {
+  const TuningHardware hardware = this_hardware("");
+  Json text{{"cpu_model", hardware.cpu_model}, {"num_cpus", hardware.num_cpus}};
+  const std::string file = tuning_file();
+  if (!file.empty() && file_exists(file)) try {
+      constexpr int64_t kMostBytes = 64 << 20;
+      const TuningTable table = TuningTable::parse(read_file(file, kMostBytes), file);
+      text["table"] = table.of_cpus(hardware.cpu_model, hardware.num_cpus).to_text();
+    } catch (const Error& error) {
+      log(LogLevel::kWarn, fmt::format("measured collectives are not used: {}", error.what()));
+    }
+  return text.dump();
+}
+
+// Split groups whose ranks are threads find their memory here.
+struct ThreadGroups {
+  std::mutex mutex;
+  std::map<std::string, std::weak_ptr<GroupMemory>> memories;
+
+  std::shared_ptr<GroupMemory> memory(const std::string& job, int num_ranks) {
+    const std::lock_guard lock(mutex);
+    auto& known = memories[job];
+    auto memory = known.lock();
+    if (!memory) known = memory = GroupMemory::for_threads(num_ranks);
+    return memory;
+  }
+};
 
 }  // namespace
 
 struct Communicator::Impl {
-  Impl() = default;
-  Impl(const JoinOptions& options, std::shared_ptr<GroupMemory> memory, std::vector<int> pids)
-      : rank(options.rank),
-        size(options.size),
-        timeout(options.timeout),
-        forced(options.algorithm),
-        transport(make_ring_transport(memory, rank)),
-        board(std::make_unique<Board>(std::move(memory), rank, std::move(pids))),
-        executor(std::make_unique<Executor>(*transport, *board, timeout)) {
-    for (const std::string& name : plan::schedule_names(Collective::kAllReduce)) {
-      const plan::Schedule schedule = plan::make_schedule(name, Collective::kAllReduce, size);
-      for (const int scale : {1, 2})
-        candidates[scale - 1].push_back({name, plan::cost(schedule, Collective::kAllReduce, transport->link(), scale)});
-    }
+  Impl() : chooser(plan::Fabric::one_node(1, {}), false, "auto") {}
+
+  // Between processes.
+  Impl(const JoinOptions& its_options, Meeting meeting)
+      : options(its_options),
+        local(make_ring_transport(meeting.memory, options.rank, meeting.layout)),
+        network(make_network_transport(options, meeting)),
+        chooser(fabric_of(meeting.layout), local->has_multicast(), checked_algorithm(options, meeting.layout)),
+        number(options.first_number - 1),
+        board(std::make_unique<Board>(meeting.memory, options.rank, meeting.pids,
+                                      names_by_rank(meeting.hosts, meeting.layout))) {
+    make_executor(static_cast<int>(meeting.memory->members().size()));
+    // Often enough that a stopped process stands out well before its peers' deadline.
+    const auto period = std::clamp(options.timeout / 10, std::chrono::milliseconds(5), std::chrono::milliseconds(100));
+    monitor = std::make_unique<Monitor>(*board, meeting, period);
+  }
+
+  // Between threads.
+  Impl(const JoinOptions& its_options, const plan::Layout& layout, std::shared_ptr<GroupMemory> memory,
+       std::shared_ptr<ThreadGroups> its_threads)
+      : options(its_options),
+        threads(std::move(its_threads)),
+        local(make_ring_transport(memory, options.rank, layout)),
+        chooser(fabric_of(layout), local->has_multicast(), checked_algorithm(options, layout)),
+        number(options.first_number - 1),
+        board(std::make_unique<Board>(std::move(memory), options.rank, std::vector<int>())) {
+    make_executor(options.size);
   }
 
   ~Impl() {
     if (!board) return;
     if (std::uncaught_exceptions() > exceptions_at_start)
-      board->post_failure(ErrorCode::kPeerLost, board->name_of(rank) + " ended with an error");
+      board->post_failure(ErrorCode::kPeerLost, board->name_of(options.rank) + " ended with an error");
     board->set_left();
+  }
+
+  // What was measured, for this group and those split off it: rank 0's of the whole job.
+  struct Tuning {
+    TuningHardware hardware;  // whatever the transport
+    TuningTable table;
+  };
+
+  void use(std::shared_ptr<const Tuning> what) {
+    tuning = std::move(what);
+    if (!tuning) return;
+    chooser.use(tuning->table, hardware());
+    recents.fill({});
+  }
+
+  TuningHardware hardware() const {
+    TuningHardware result = tuning ? tuning->hardware : this_hardware("");
+    if (local) result.transport = local->name() + (network ? ", " + network->name() : "");
+    return result;
+  }
+
+  // Before the first collective that the caller asks for, which starts counting anew.
+  void share_tuning(Communicator& group) {
+    const std::string text = group.broadcast_text(options.rank == 0 ? read_tuning() : "", 0);
+    const Json said = Json::parse(text);
+    auto shared = std::make_shared<Tuning>();
+    shared->hardware = {said.at("cpu_model").get<std::string>(), said.at("num_cpus").get<int>(), ""};
+    if (said.contains("table")) shared->table = TuningTable::parse(said["table"].get<std::string>(), "rank 0's table");
+    use(std::move(shared));
+    number = options.first_number - 1;
+    board->set_doing(OperationKind::kNone, number);
+  }
+
+  // Once for every power of two.
+  void log_choice(int64_t bytes, int partial_scale) {
+    const uint64_t bit = uint64_t{1} << std::bit_width(static_cast<uint64_t>(bytes));
+    uint64_t& logged = logged_sizes[partial_scale > 1 ? 1 : 0];
+    if (options.rank != 0 || (logged & bit) != 0 || !log_enabled(LogLevel::kInfo)) return;
+    logged |= bit;
+    log(LogLevel::kInfo, fmt::format("all_reduce of {} B, {} bits an element: {}", bytes, partial_scale > 1 ? 16 : 32,
+                                     chooser.explain(Collective::kAllReduce, bytes, partial_scale)));
+  }
+
+  plan::Fabric fabric_of(const plan::Layout& layout) const {
+    return {layout, local->link(), network ? network->link() : local->link()};
+  }
+
+  void make_executor(int ranks_on_host) {
+    std::vector<Transport*> ways;
+    for (const int node : chooser.fabric().layout.node_of)
+      ways.push_back(!network || node == chooser.fabric().layout.node_of[options.rank] ? local.get() : network.get());
+    // Emulated hosts share the cores of one machine, each without knowing of the others.
+    const bool own_core =
+        options.host.empty() && ranks_on_host <= static_cast<int>(std::thread::hardware_concurrency());
+    executor = std::make_unique<Executor>(std::move(ways), *board, options.timeout, own_core);
   }
 
   const Program& program(Collective collective, const std::string& name, int root) {
     const auto key = std::tuple(collective, name, root);
     const auto found = programs.find(key);
     if (found != programs.end()) return found->second;
-    Program program = compile(plan::make_schedule(name, collective, size, root), collective, root, rank);
-    const auto names = plan::schedule_names(collective);
-    program.algorithm = static_cast<uint8_t>(std::find(names.begin(), names.end(), name) - names.begin());
-    return programs.emplace(key, std::move(program)).first->second;
+    const plan::Layout& layout = chooser.fabric().layout;
+    return programs
+        .emplace(key,
+                 compile(plan::make_schedule(name, collective, layout, root), collective, layout, root, options.rank))
+        .first->second;
   }
 
-  const Program& all_reduce_program(int64_t bytes, int partial_scale) {
-    if (forced != "auto") return program(Collective::kAllReduce, forced, 0);
-    const auto& all = candidates[partial_scale - 1];
-    const int best = plan::cheapest(all, bytes);
-    const Program*& known = chosen[best];
-    if (known == nullptr) known = &program(Collective::kAllReduce, all[best].name, 0);
-    return *known;
+  // The program for a vector, remembered: the choice takes longer than a small collective.
+  const Program& program_for(Collective collective, int64_t bytes, int partial_scale = 1, int root = 0) {
+    Recent& recent = recents[(static_cast<uint64_t>(bytes) * 0x9e3779b97f4a7c15u >> 60)];
+    if (recent.program == nullptr || recent.bytes != bytes || recent.collective != collective ||
+        recent.partial_scale != partial_scale || recent.root != root) {
+      if (collective == Collective::kAllReduce) log_choice(bytes, partial_scale);
+      recent = {bytes, collective, partial_scale, root,
+                &program(collective, chooser.choose(collective, bytes, partial_scale, root), root)};
+    }
+    return *recent.program;
   }
 
-  void run(OperationKind kind, const Program& what, const Vector& vector, int64_t bytes, ReduceOp op = ReduceOp::kSum,
+  void run(OperationKind kind, const Program& what, DType dtype, int64_t bytes, ReduceOp op = ReduceOp::kSum,
            int root = -1) {
-    executor->run(what, vector,
-                  {.number = ++number,
-                   .vector_bytes = bytes,
-                   .kind = kind,
-                   .dtype = vector.dtype,
-                   .reduce_op = op,
-                   .root = static_cast<int16_t>(root)});
+    executor->run(
+        what, chunks, dtype,
+        {.number = ++number, .vector_bytes = bytes, .root = static_cast<int16_t>(root), .kind = kind, .reduce_op = op});
   }
 
   // Chunks of even size.
-  std::span<const int64_t> even_chunks(int64_t count, int num_chunks) {
-    offsets.resize(num_chunks + 1);
-    offsets[0] = 0;
-    for (int chunk = 0; chunk < num_chunks; ++chunk)
-      offsets[chunk + 1] = plan::even_part(count, num_chunks, chunk, kAlignedElements).end;
-    return offsets;
+  void cut_evenly(const void* in, void* out, DType dtype, int64_t count, int num_chunks) {
+    chunks.resize(num_chunks);
+    for (int i = 0; i < num_chunks; ++i) {
+      const plan::Range part = plan::even_part(count, num_chunks, i, kAlignedElements);
+      chunks[i] = {at(in, part.begin * size_of(dtype)), at(out, part.begin * size_of(dtype)), part.size()};
+    }
   }
 
   void gather_bytes(OperationKind kind, const void* mine, void* all, DType dtype, int64_t count) {
-    offsets.resize(size + 1);
-    for (int r = 0; r <= size; ++r) offsets[r] = r * count;
     const int64_t bytes = count * size_of(dtype);
-    copy(mine, static_cast<char*>(all) + rank * bytes, bytes);
-    run(kind, program(Collective::kAllGather, "direct", 0), {all, all, dtype, offsets}, bytes);
+    copy_bytes(mine, at(all, options.rank * bytes), bytes);
+    chunks.resize(options.size);
+    for (int r = 0; r < options.size; ++r) chunks[r] = {at(all, r * bytes), at(all, r * bytes), count};
+    run(kind, program_for(Collective::kAllGather, bytes * options.size), dtype, bytes);
   }
 
   void broadcast_bytes(OperationKind kind, void* data, DType dtype, int64_t count, int root) {
-    if (root < 0 || root >= size)
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("there is no rank {} to broadcast from", root));
-    run(kind, program(Collective::kBroadcast, "binomial", root), {data, data, dtype, even_chunks(count, 1)},
-        count * size_of(dtype), ReduceOp::kSum, root);
+    check_root("broadcast from", root, options.size);
+    const int64_t bytes = count * size_of(dtype);
+    const Program& what = program_for(Collective::kBroadcast, bytes, 1, root);
+    cut_evenly(data, data, dtype, count, what.num_chunks);
+    run(kind, what, dtype, bytes, ReduceOp::kSum, root);
   }
 
-  int rank = 0, size = 1;
-  std::chrono::nanoseconds timeout{};
-  std::string forced;
-  const int exceptions_at_start = std::uncaught_exceptions();
-  uint64_t number = 0;  // of the last collective
-  std::vector<int64_t> offsets;
-  std::array<std::vector<plan::Candidate>, 2> candidates;  // by partial scale - 1
-  std::array<const Program*, 8> chosen{};                  // by candidate
-  std::map<std::tuple<Collective, std::string, int>, Program> programs;
+  struct Recent {
+    int64_t bytes = -1;
+    Collective collective{};
+    int partial_scale = 1, root = 0;
+    const Program* program = nullptr;
+  };
 
-  std::unique_ptr<Transport> transport;  // null in a group of one, like the rest
+  JoinOptions options;
+  const int exceptions_at_start = std::uncaught_exceptions();
+  std::vector<Chunk> chunks;
+  std::array<Recent, 16> recents;
+  std::map<std::tuple<Collective, std::string, int>, Program> programs;
+  std::shared_ptr<ThreadGroups> threads;  // if the ranks are threads
+  int num_splits = 0;
+  std::shared_ptr<const Tuning> tuning;       // null where nobody told
+  std::array<uint64_t, 2> logged_sizes = {};  // of all-reduces of 32 and of 16 bits: a bit for each power of two
+
+  std::unique_ptr<Transport> local;    // null in a group of one, like the rest
+  std::unique_ptr<Transport> network;  // null if all ranks are on this host
+  Chooser chooser;
+  uint64_t number = 0;  // of the last collective
   std::unique_ptr<Board> board;
   std::unique_ptr<Executor> executor;
   std::unique_ptr<Monitor> monitor;  // null between threads; ends before the board goes
@@ -151,123 +295,217 @@ Communicator::~Communicator() = default;
 Communicator::Communicator(Communicator&&) noexcept = default;
 Communicator& Communicator::operator=(Communicator&&) noexcept = default;
 
-Communicator Communicator::join(const JoinOptions& requested) {
-  const JoinOptions options = checked(requested);
+Communicator Communicator::join(const JoinOptions& options) {
+  check_options(options);
   if (options.size == 1) return {};
-  Meeting meeting = meet(options);
-  auto impl = std::make_unique<Impl>(options, meeting.memory, meeting.pids);
-  // Often enough that a stopped process stands out well before its peers' deadline.
-  const auto period = std::clamp(options.timeout / 10, std::chrono::milliseconds(5), std::chrono::milliseconds(100));
-  impl->monitor =
-      std::make_unique<Monitor>(*impl->board, std::move(meeting.connections), std::move(meeting.door), period);
-  Communicator group(std::move(impl));
-  if (group.rank() == 0 && log_enabled(LogLevel::kInfo))
-    for (const int64_t bytes : {8 << 10, 128 << 10, 4 << 20})
-      log(LogLevel::kInfo, fmt::format("all_reduce of {} B: {}", bytes, group.explain_all_reduce(bytes)));
+  if (options.algorithm != "auto" && options.rendezvous.empty())
+    checked_algorithm(options, plan::Layout::one_node(options.size));
+  Communicator group(std::make_unique<Impl>(options, meet(options)));
+  group.impl_->share_tuning(group);
   return group;
 }
 
-std::vector<Communicator> make_local_group(int num_ranks, JoinOptions options) {
+std::vector<Communicator> make_local_group(int num_ranks, JoinOptions options, plan::Layout layout) {
   options.size = num_ranks;
-  const JoinOptions common = checked(options);
+  options.rank = 0;
+  check_options(options);
+  if (layout.node_of.empty()) layout = plan::Layout::one_node(num_ranks);
   std::vector<Communicator> group;
   const auto memory = GroupMemory::for_threads(num_ranks);
-  for (options.rank = 0; options.rank < num_ranks; ++options.rank) {
-    if (num_ranks == 1) {
+  const auto threads = std::make_shared<ThreadGroups>();
+  for (; options.rank < num_ranks; ++options.rank)
+    if (num_ranks == 1)
       group.emplace_back();
-      continue;
-    }
-    JoinOptions own = common;
-    own.rank = options.rank;
-    group.push_back(Communicator(std::make_unique<Communicator::Impl>(own, memory, std::vector<int>())));
-  }
+    else
+      group.push_back(Communicator(std::make_unique<Communicator::Impl>(options, layout, memory, threads)));
   return group;
 }
 
-int Communicator::rank() const { return impl_->rank; }
-int Communicator::size() const { return impl_->size; }
+int Communicator::rank() const { return impl_->options.rank; }
+int Communicator::size() const { return impl_->options.size; }
+const plan::Fabric& Communicator::fabric() const { return impl_->chooser.fabric(); }
 
 void Communicator::all_reduce(TensorView in, TensorView out, ReduceOp op, Stream&) {
   const TraceSpan span("all_reduce", TraceKind::kCommunication, in.bytes());
-  check_on_cpu(in, "all_reduce");
-  check_on_cpu(out, "all_reduce");
-  if (in.dtype != out.dtype || in.count() != out.count())
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("all_reduce of {} {} into {} {}", in.count(),
-                                                         name_of(in.dtype), out.count(), name_of(out.dtype)));
-  if (in.dtype != DType::kF32 && in.dtype != DType::kBF16 && in.dtype != DType::kF16)
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("all_reduce of {}: only float32, bfloat16 and float16 are added up", name_of(in.dtype)));
-  if (impl_->size == 1) return copy(in.data, out.data, in.bytes());
-  const Program& program = impl_->all_reduce_program(in.bytes(), in.dtype == DType::kF32 ? 1 : 2);
-  impl_->run(OperationKind::kAllReduce, program,
-             {in.data, out.data, in.dtype, impl_->even_chunks(in.count(), program.num_chunks)}, in.bytes(), op);
+  check("all_reduce", in, out, 1, 1);
+  check_sum("all_reduce", in.dtype);
+  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
+  const int scale = static_cast<int>(size_of(partial_type(in.dtype)) / size_of(in.dtype));
+  const Program& program = impl_->program_for(Collective::kAllReduce, in.bytes(), scale);
+  impl_->cut_evenly(in.data, out.data, in.dtype, in.count(), program.num_chunks);
+  impl_->run(OperationKind::kAllReduce, program, in.dtype, in.bytes(), op);
+}
+
+void Communicator::reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream&) {
+  const TraceSpan span("reduce_scatter", TraceKind::kCommunication, in.bytes());
+  check("reduce_scatter", in, out, size(), 1);
+  check_sum("reduce_scatter", in.dtype);
+  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
+  const int scale = static_cast<int>(size_of(partial_type(in.dtype)) / size_of(in.dtype));
+  impl_->chunks.resize(size());
+  for (int r = 0; r < size(); ++r)
+    impl_->chunks[r] = {at(in.data, r * out.bytes()), r == rank() ? out.data : nullptr, out.count()};
+  impl_->run(OperationKind::kReduceScatter, impl_->program_for(Collective::kReduceScatter, in.bytes(), scale), in.dtype,
+             in.bytes(), op);
 }
 
 void Communicator::all_gather(TensorView in, TensorView out, Stream&) {
   const TraceSpan span("all_gather", TraceKind::kCommunication, out.bytes());
-  check_on_cpu(in, "all_gather");
-  check_on_cpu(out, "all_gather");
-  if (in.dtype != out.dtype || in.count() * impl_->size != out.count())
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("all_gather of {} {} from each of {} ranks into {} {}", in.count(), name_of(in.dtype),
-                            impl_->size, out.count(), name_of(out.dtype)));
-  if (impl_->size == 1) return copy(in.data, out.data, in.bytes());
+  check("all_gather", in, out, 1, size());
+  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
   impl_->gather_bytes(OperationKind::kAllGather, in.data, out.data, in.dtype, in.count());
+}
+
+void Communicator::all_to_all(TensorView in, TensorView out, Stream&) {
+  const TraceSpan span("all_to_all", TraceKind::kCommunication, in.bytes());
+  check("all_to_all", in, out, size(), size());
+  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
+  const std::byte* in_begin = at(in.data, 0);
+  const std::byte* out_begin = at(out.data, 0);
+  if (in.bytes() > 0 && in_begin < out_begin + out.bytes() && out_begin < in_begin + in.bytes())
+    throw Error(ErrorCode::kInvalidArgument, "all_to_all needs an output apart from its input");
+  const int n = size();
+  const int64_t count = in.count() / n, bytes = count * size_of(in.dtype);
+  impl_->chunks.assign(static_cast<size_t>(n) * n, {nullptr, nullptr, count});
+  for (int peer = 0; peer < n; ++peer) {
+    impl_->chunks[rank() * n + peer].in = at(in.data, peer * bytes);
+    impl_->chunks[peer * n + rank()].out = at(out.data, peer * bytes);
+  }
+  copy_bytes(at(in.data, rank() * bytes), at(out.data, rank() * bytes), bytes);
+  impl_->run(OperationKind::kAllToAll, impl_->program_for(Collective::kAllToAll, in.bytes()), in.dtype, in.bytes());
 }
 
 void Communicator::broadcast(TensorView inout, int root, Stream&) {
   const TraceSpan span("broadcast", TraceKind::kCommunication, inout.bytes());
-  check_on_cpu(inout, "broadcast");
-  if (impl_->size == 1) return;
+  check("broadcast", inout, inout, 1, 1);
+  check_root("broadcast from", root, size());
+  if (size() == 1) return;
   impl_->broadcast_bytes(OperationKind::kBroadcast, inout.data, inout.dtype, inout.count(), root);
 }
 
 void Communicator::barrier(Stream&) {
   const TraceSpan span("barrier", TraceKind::kCommunication);
-  if (impl_->size == 1) return;
-  impl_->run(OperationKind::kBarrier, impl_->program(Collective::kAllReduce, "one_shot", 0),
-             {nullptr, nullptr, DType::kF32, impl_->even_chunks(0, 1)}, 0);
+  if (size() == 1) return;
+  impl_->gather_bytes(OperationKind::kBarrier, nullptr, nullptr, DType::kU8, 0);
+}
+
+Communicator Communicator::split(int color, int key) {
+  if (size() == 1) return {};
+  struct Wish {
+    int color, key;
+    char rendezvous[56];  // of a door that this rank would open
+  };
+  const int this_split = impl_->num_splits++;
+  const auto exchange = [&](const Wish& mine) {
+    std::vector<Wish> all(size());
+    impl_->gather_bytes(OperationKind::kSplit, &mine, all.data(), DType::kU8, sizeof(Wish));
+    return all;
+  };
+  Wish wish{color, key, {}};
+  std::vector<Wish> wishes = exchange(wish);
+  std::vector<int> members;  // ranks here, in the new order
+  for (int r = 0; r < size(); ++r)
+    if (wishes[r].color == color && color >= 0) members.push_back(r);
+  std::stable_sort(members.begin(), members.end(), [&](int a, int b) { return wishes[a].key < wishes[b].key; });
+
+  JoinOptions options = impl_->options;
+  options.size = static_cast<int>(members.size());
+  options.rank = static_cast<int>(std::find(members.begin(), members.end(), rank()) - members.begin());
+  options.job = fmt::format("{}/split{}.{}", impl_->options.job, this_split, color);
+  const plan::Layout& layout = fabric().layout;
+  plan::Layout part;
+  std::map<int, int> node_names;  // nodes of the part, numbered as they appear
+  for (const int member : members)
+    part.node_of.push_back(
+        node_names.emplace(layout.node_of[member], static_cast<int>(node_names.size())).first->second);
+  const auto fits = [&](const std::string& name) {
+    const auto names = plan::schedule_names(Collective::kAllReduce, part);
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  if (options.size > 0 && options.algorithm != "auto" && !fits(options.algorithm)) options.algorithm = "auto";
+
+  if (impl_->threads) {
+    if (options.size <= 1) return {};
+    auto memory = impl_->threads->memory(options.job, options.size);
+    return Communicator(std::make_unique<Impl>(options, part, std::move(memory), impl_->threads));
+  }
+  // Where ranks of several hosts are to meet, the first of them opens a door and says where it is.
+  std::unique_ptr<TcpDoor> door;
+  if (impl_->network) {
+    const bool opens = options.size > 1 && options.rank == 0 && node_names.size() > 1;
+    if (opens) {
+      door = open_tcp_door(options);
+      const std::string address = tcp_door_address(*door);
+      ensure(address.size() < sizeof(wish.rendezvous), "an address with a port is shorter than this");
+      std::memcpy(wish.rendezvous, address.c_str(), address.size() + 1);
+    }
+    wishes = exchange(wish);
+    options.rendezvous = node_names.size() > 1 ? wishes[members[0]].rendezvous : "";
+  }
+  if (options.size <= 1) return {};
+  Communicator group(std::make_unique<Impl>(options, meet(options, std::move(door))));
+  group.impl_->use(impl_->tuning);
+  return group;
 }
 
 std::string Communicator::broadcast_text(const std::string& text, int root) {
-  if (impl_->size == 1) return text;
+  if (size() == 1) return text;
   int64_t length = static_cast<int64_t>(text.size());
   impl_->broadcast_bytes(OperationKind::kBroadcastText, &length, DType::kU8, sizeof(length), root);
-  std::string result = impl_->rank == root ? text : std::string(static_cast<size_t>(length), '\0');
+  std::string result = rank() == root ? text : std::string(static_cast<size_t>(length), '\0');
   impl_->broadcast_bytes(OperationKind::kBroadcastText, result.data(), DType::kU8, length, root);
   return result;
 }
 
 std::vector<std::string> Communicator::gather_text(const std::string& text, int root) {
-  if (root < 0 || root >= impl_->size)
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("there is no rank {} to gather on", root));
-  if (impl_->size == 1) return {text};
+  check_root("gather on", root, size());
+  if (size() == 1) return {text};
   const auto length = static_cast<int64_t>(text.size());
-  std::vector<int64_t> lengths(impl_->size);
+  std::vector<int64_t> lengths(size());
   impl_->gather_bytes(OperationKind::kGatherText, &length, lengths.data(), DType::kU8, sizeof(length));
 
   std::vector<int64_t> offsets{0};
   for (const int64_t each : lengths) offsets.push_back(offsets.back() + each);
   std::string all(static_cast<size_t>(offsets.back()), '\0');
-  std::memcpy(all.data() + offsets[impl_->rank], text.data(), text.size());
-  impl_->run(OperationKind::kGatherText, impl_->program(Collective::kGather, "direct", root),
-             {all.data(), all.data(), DType::kU8, offsets}, offsets.back(), ReduceOp::kSum, root);
+  std::memcpy(all.data() + offsets[rank()], text.data(), text.size());
+  impl_->chunks.resize(size());
+  for (int r = 0; r < size(); ++r) impl_->chunks[r] = {all.data() + offsets[r], all.data() + offsets[r], lengths[r]};
+  impl_->run(OperationKind::kGatherText, impl_->program_for(Collective::kGather, offsets.back(), 1, root), DType::kU8,
+             offsets.back(), ReduceOp::kSum, root);
   std::vector<std::string> result;
-  if (impl_->rank == root)
-    for (int rank = 0; rank < impl_->size; ++rank)
-      result.push_back(all.substr(static_cast<size_t>(offsets[rank]), static_cast<size_t>(lengths[rank])));
+  if (rank() == root)
+    for (int r = 0; r < size(); ++r)
+      result.push_back(all.substr(static_cast<size_t>(offsets[r]), static_cast<size_t>(lengths[r])));
   return result;
 }
 
 void Communicator::abort(const std::string& reason) noexcept {
   if (!impl_->board) return;
-  impl_->board->post_failure(ErrorCode::kPeerLost, impl_->board->name_of(impl_->rank) + " gave up: " + reason);
+  impl_->board->post_failure(ErrorCode::kPeerLost, impl_->board->name_of(rank()) + " gave up: " + reason);
 }
 
-std::string Communicator::explain_all_reduce(int64_t bytes) const {
-  if (impl_->size == 1) return "nothing runs: a group of one";
-  if (impl_->forced != "auto") return impl_->forced + ", because LANE_ALGORITHM or the caller forces it";
-  return plan::explain(impl_->candidates[1], bytes);
+std::string Communicator::all_reduce_algorithm(int64_t bytes, DType dtype) const {
+  return impl_->chooser.choose(Collective::kAllReduce, bytes,
+                               static_cast<int>(size_of(partial_type(dtype)) / size_of(dtype)));
+}
+
+void Communicator::set_algorithm(const std::string& name) {
+  if (name != "auto") plan::make_schedule(name, Collective::kAllReduce, fabric().layout);
+  impl_->chooser.force(name);
+  impl_->recents.fill({});
+}
+
+void Communicator::keep_one_order() {
+  impl_->chooser.keep_one_order();
+  impl_->recents.fill({});
+}
+
+TuningHardware Communicator::hardware() const { return impl_->hardware(); }
+
+std::string Communicator::explain_all_reduce(int64_t bytes, DType dtype) const {
+  if (size() == 1) return "nothing runs: a group of one";
+  return impl_->chooser.explain(Collective::kAllReduce, bytes,
+                                static_cast<int>(size_of(partial_type(dtype)) / size_of(dtype)));
 }
 
 }  // namespace lane

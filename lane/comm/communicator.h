@@ -6,12 +6,15 @@
 #include <vector>
 
 #include "lane/base/settings.h"
+#include "lane/comm/tuning.h"
 #include "lane/device/stream.h"
 #include "lane/device/tensor.h"
+#include "lane/plan/cost.h"
 
 namespace lane {
 
-enum class ReduceOp : uint8_t { kSum, kMax };
+// kAvg: the sum divided by the number of ranks. int32 wraps around, and its average is rounded toward zero.
+enum class ReduceOp : uint8_t { kSum, kMax, kMin, kProd, kAvg };
 
 // Which rank of how many this process is, and where the ranks meet.
 struct JoinOptions {
@@ -20,6 +23,15 @@ struct JoinOptions {
   std::string job = {};  // name of the meeting point, the same on all ranks of a job and on no other job of this user
   std::chrono::milliseconds timeout = timeout_setting();  // for joining and for every wait of a collective
   std::string algorithm = "auto";                         // or the name of an all-reduce schedule; auto: LANE_ALGORITHM
+
+  // For ranks on several hosts:
+  std::string rendezvous = {};                  // "host:port" where rank 0 listens; empty: all ranks are on this host
+  std::string secret = setting("LANE_SECRET");  // that all ranks of the job know and nobody else
+  std::string nics = setting("LANE_NICS");      // interfaces or addresses for data; empty: the way to the rendezvous
+  std::string host = setting("LANE_HOST");      // another name for this host; ranks with different ones share no memory
+  int local_rank = 0;                           // place among the ranks of this host: who uses which interface
+
+  uint64_t first_number = 1;  // of the group's collectives; tests start where counters of 32 bits would wrap
 };
 
 // One rank's seat in a group. Collectives are enqueued on `stream` and return at once (on the CPU: when done); `in` and
@@ -42,14 +54,23 @@ class Communicator {
   int rank() const;
   int size() const;
 
-  // Element by element over all ranks, accumulated in float32 and rounded once: the same bits on every rank and in
-  // every run. one_shot and two_shot add in rank order, ring in the order of its path. float32, bfloat16 or float16.
+  // Element by element over all ranks, accumulated in float32 (int32 in itself) and rounded once: the same bits on
+  // every rank and, for a given algorithm, in every run. float32, bfloat16, float16 or int32.
   void all_reduce(TensorView in, TensorView out, ReduceOp op, Stream& stream);
+  // in [size, out...]: `out` is this rank's part of the sum. The types of all_reduce.
+  void reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream);
   // out [size, in...]: what each rank gave, in rank order. Any dtype.
   void all_gather(TensorView in, TensorView out, Stream& stream);
+  // in and out [size, ...], apart: part d of `in` goes to rank d, part s of `out` came from rank s. Any dtype.
+  void all_to_all(TensorView in, TensorView out, Stream& stream);
   // root's data reaches all. Any dtype.
   void broadcast(TensorView inout, int root, Stream& stream);
   void barrier(Stream& stream);
+
+  // A group of those ranks that give the same color, ordered by key, of equal keys by rank here; a negative color gives
+  // a group of one. All ranks call it. The groups and this one live and fail independently, and may be used at the same
+  // time by different threads.
+  Communicator split(int color, int key);
 
   // A string of root's for everybody; others pass anything. The two functions on texts carry commands, which may come
   // after minutes of loading or typing: their waits last as long as the other process shows that it runs.
@@ -61,11 +82,22 @@ class Communicator {
   // gives up on an error of its own.
   void abort(const std::string& reason) noexcept;
 
-  // Which all-reduce runs for this many bytes (of a 16-bit type), and why not the others. For the log and for reports.
-  std::string explain_all_reduce(int64_t bytes) const;
+  // Which all-reduce runs for this many bytes; and why not the others, for the log and for reports.
+  std::string all_reduce_algorithm(int64_t bytes, DType dtype) const;
+  std::string explain_all_reduce(int64_t bytes, DType dtype = DType::kBF16) const;
+  // From here on this schedule runs for every all-reduce; "auto": the one that is expected to be the fastest. To
+  // measure with: all ranks call it alike.
+  void set_algorithm(const std::string& name);
+  // From here on `auto` keeps to all-reduces that add in one order: a sum's bits do not depend on the size of the
+  // vector that it is in, so a sequence's logits do not depend on its batch. Costs a little where another order is
+  // faster. All ranks call it alike.
+  void keep_one_order();
+
+  const plan::Fabric& fabric() const;  // what joins the ranks, and which are on which node
+  TuningHardware hardware() const;     // what a measurement in this group holds for; rank 0's
 
  private:
-  friend std::vector<Communicator> make_local_group(int, JoinOptions);
+  friend std::vector<Communicator> make_local_group(int, JoinOptions, plan::Layout);
   struct Impl;
   explicit Communicator(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -80,6 +80,7 @@ Model::Model(ModelConfig config, Weights weights, plan::ParallelPlan plan, const
       group_(&tensor_group),
       workspace_(std::make_unique<Workspace>()) {
   ensure(plan.num_ranks() == tensor_group.size(), "the group has as many ranks as the plan");
+  tensor_group.keep_one_order();  // a row's result depends on that row alone
 }
 Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;

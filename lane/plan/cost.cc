@@ -4,48 +4,179 @@
 
 #include "lane/base/error.h"
 #include "lane/base/units.h"
+#include "lane/plan/messages.h"
 #include "lane/plan/verify.h"
 
 namespace lane::plan {
+namespace {
 
-Cost cost(const Schedule& schedule, Collective collective, const Link& link, double partial_scale) {
-  const Replay replayed = replay(schedule, collective);
-  const int n = schedule.num_ranks();
-  int num_rounds = 0;
-  for (const auto& program : schedule.program)
-    if (!program.empty()) num_rounds = std::max(num_rounds, program.back().round + 1);
+// What goes through a port in one direction in one round.
+struct Load {
+  double share = 0;      // of the vector
+  int num_messages = 0;  // of the sender with the most; for what comes in 1, since it is the sender who is charged
+};
 
-  // Per round and rank: chunks out and chunks in.
-  struct Port {
-    double out = 0, in = 0;
-  };
-  std::vector<std::vector<Port>> rounds(num_rounds, std::vector<Port>(n));
-  for (int rank = 0; rank < n; ++rank)
-    for (size_t i = 0; i < schedule.program[rank].size(); ++i) {
-      const Step& step = schedule.program[rank][i];
-      if (step.action != Action::kSend) continue;
-      const int count = replayed.num_contributions[rank][i];
-      const double size = count > 1 && count < n ? partial_scale : 1;
-      rounds[step.round][rank].out += size;
-      rounds[step.round][step.peer].in += size;
+struct Ports {
+  Load out, in;
+};
+
+// What a round has to do, by rank, node and rack.
+struct Round {
+  std::vector<Ports> local, remote, uplink;
+  int num_local = 0, num_remote = 0;
+};
+
+class Loads {
+ public:
+  Loads(const Schedule& schedule, Collective collective, const Fabric& fabric, double partial_scale)
+      : schedule_(schedule), fabric_(fabric), nodes_(fabric.layout.ranks_by_node()), partial_scale_(partial_scale) {
+    const int n = schedule.num_ranks();
+    ensure(fabric.layout.num_ranks() == n, "a schedule is priced on a fabric for as many ranks");
+    ensure(fabric.rack_of_node.empty() || fabric.rack_of_node.size() == nodes_.size(), "each node is in a rack");
+    // A rank starts an all-to-all with 1/n of the chunks.
+    chunk_share_ = (collective == Collective::kAllToAll ? n : 1.0) / schedule.num_chunks;
+    const bool sums = collective == Collective::kAllReduce || collective == Collective::kReduceScatter;
+    if (sums && partial_scale != 1) facts_ = replay(schedule, collective, fabric.layout).facts;
+    for (const int rack : fabric.rack_of_node) num_racks_ = std::max(num_racks_, rack + 1);
+  }
+
+  Round operator()(const std::vector<Message>& messages) const {
+    Round round{std::vector<Ports>(fabric_.layout.num_ranks()), std::vector<Ports>(nodes_.size()),
+                std::vector<Ports>(num_racks_)};
+    std::vector<int> num_remote(fabric_.layout.num_ranks(), 0), num_far = num_remote;
+    const auto pass = [](double share, Ports& from, Ports& to) {
+      from.out.share += share;
+      to.in.share += share;
+      to.in.num_messages = 1;
+    };
+    const auto at_least = [](int& most, int count) { most = std::max(most, count); };
+    for (const Message& message : messages) {
+      const double share = share_of(message);
+      const int from = message.from, home = fabric_.layout.node_of[from];
+      const int there = message.to < 0 ? home : fabric_.layout.node_of[message.to];
+      ++(there == home ? round.num_local : round.num_remote);
+      if (message.to < 0) {
+        const double out = round.local[from].out.share;
+        for (const int other : nodes_[home])
+          if (other != from) pass(share, round.local[from], round.local[other]);
+        round.local[from].out.share = out + share;  // one copy, whoever takes it
+        ++round.local[from].out.num_messages;
+      } else if (there == home) {
+        pass(share, round.local[from], round.local[message.to]);
+        ++round.local[from].out.num_messages;
+      } else {
+        pass(share, round.remote[home], round.remote[there]);
+        at_least(round.remote[home].out.num_messages, ++num_remote[from]);
+        if (fabric_.rack_of_node.empty()) continue;
+        const int rack = fabric_.rack_of_node[home], other_rack = fabric_.rack_of_node[there];
+        if (rack == other_rack) continue;
+        pass(share, round.uplink[rack], round.uplink[other_rack]);
+        at_least(round.uplink[rack].out.num_messages, ++num_far[from]);
+      }
     }
+    return round;
+  }
 
+ private:
+  double share_of(const Message& message) const {
+    if (facts_.empty()) return chunk_share_ * static_cast<double>(message.end - message.begin);
+    double share = 0;
+    for (size_t i = message.begin; i < message.end; ++i) {
+      const int count = facts_[message.from][i].num_contributions;
+      share += chunk_share_ * (count > 1 && count < schedule_.num_ranks() ? partial_scale_ : 1);
+    }
+    return share;
+  }
+
+  const Schedule& schedule_;
+  const Fabric& fabric_;
+  std::vector<std::vector<int>> nodes_;
+  std::vector<std::vector<Replay::Fact>> facts_;
+  double partial_scale_, chunk_share_ = 1;
+  int num_racks_ = 1;
+};
+
+}  // namespace
+
+double Cost::at(int64_t bytes) const {
+  double sum_s = 0;
+  for (int round = 0; round < num_rounds(); ++round) sum_s += of_round(round, bytes);
+  return sum_s;
+}
+
+double Cost::of_round(int round, int64_t bytes) const {
+  double busiest_s = 0;
+  for (const Line& port : rounds_[round])
+    busiest_s = std::max(busiest_s, port.fixed_s + port.s_per_byte * static_cast<double>(bytes));
+  return busiest_s;
+}
+
+// The upper envelope for sizes from 0 on: by slope ascending, each line is the busiest from where it crosses the one
+// before it to where the next crosses it.
+void Cost::add_round(std::vector<Line> ports) {
+  std::sort(ports.begin(), ports.end(), [](const Line& a, const Line& b) {
+    return a.fixed_s != b.fixed_s ? a.fixed_s > b.fixed_s : a.s_per_byte > b.s_per_byte;
+  });
+  std::vector<Line> kept;
+  const auto crossing = [](const Line& a, const Line& b) {
+    return (a.fixed_s - b.fixed_s) / (b.s_per_byte - a.s_per_byte);
+  };
+  for (const Line& line : ports) {
+    if (!kept.empty() && line.s_per_byte <= kept.back().s_per_byte) continue;
+    while (kept.size() >= 2 && crossing(kept.back(), line) <= crossing(kept[kept.size() - 2], kept.back()))
+      kept.pop_back();
+    kept.push_back(line);
+  }
+  rounds_.push_back(std::move(kept));
+}
+
+Cost cost(const Schedule& schedule, Collective collective, const Fabric& fabric, double partial_scale) {
+  const Loads loads(schedule, collective, fabric, partial_scale);
   Cost total;
-  for (const auto& ports : rounds) {
-    double busiest = 0;
-    for (const Port& port : ports) busiest = std::max({busiest, port.out, port.in});
-    if (busiest == 0) continue;
-    total.fixed_s += link.latency_s;
-    total.s_per_byte += busiest / schedule.num_chunks / link.bytes_per_s;
+  for (const auto& messages : messages_by_round(schedule)) {
+    const Round round = loads(messages);
+    std::vector<Cost::Line> lines;
+    const auto add = [&](const std::vector<Ports>& ports, const Link& link, double extra_latency_s = 0) {
+      for (const Ports& port : ports)
+        for (const Load& load : {port.out, port.in})
+          if (load.num_messages > 0)
+            lines.push_back({extra_latency_s + link.latency_s + (load.num_messages - 1) * link.message_s,
+                             load.share / link.bytes_per_s});
+    };
+    add(round.local, fabric.local);
+    add(round.remote, fabric.remote);
+    add(round.uplink, fabric.uplink, fabric.remote.latency_s);
+    total.add_round(std::move(lines));
   }
   return total;
+}
+
+std::vector<Traffic> traffic(const Schedule& schedule, Collective collective, const Fabric& fabric,
+                             double partial_scale) {
+  const Loads loads(schedule, collective, fabric, partial_scale);
+  std::vector<Traffic> rounds;
+  for (const auto& messages : messages_by_round(schedule)) {
+    const Round round = loads(messages);
+    const auto busiest = [](const std::vector<Ports>& ports) {
+      double share = 0;
+      for (const Ports& port : ports) share = std::max({share, port.out.share, port.in.share});
+      return share;
+    };
+    rounds.push_back({.num_local = round.num_local,
+                      .num_remote = round.num_remote,
+                      .local_share = busiest(round.local),
+                      .remote_share = busiest(round.remote),
+                      .uplink_share = busiest(round.uplink)});
+  }
+  return rounds;
 }
 
 int cheapest(const std::vector<Candidate>& candidates, int64_t bytes) {
   ensure(!candidates.empty(), "there is something to choose from");
   int best = 0;
+  double best_s = candidates[0].cost.at(bytes);
   for (int i = 1; i < static_cast<int>(candidates.size()); ++i)
-    if (candidates[i].cost.at(bytes) < candidates[best].cost.at(bytes)) best = i;
+    if (const double s = candidates[i].cost.at(bytes); s < best_s) best = i, best_s = s;
   return best;
 }
 

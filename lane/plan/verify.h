@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,24 +11,31 @@ namespace lane::plan {
 // expression by which they were combined.
 struct Replay {
   std::string flaw;  // empty: the schedule is correct; else the first thing wrong with it, in words
-  // For every step of every rank, the contributions in the chunk it sends, or in the rank's chunk after it.
-  std::vector<std::vector<int>> num_contributions;
+  // For every step of every rank ...
+  struct Fact {
+    int num_contributions = 0;   // in the chunk that it sends or sets aside, or in the rank's chunk after it
+    int lowest_rank = 0;         // of these contributions
+    bool message_first = false;  // of kRecvReduce: the message holds the lowest rank's contribution
+  };
+  std::vector<std::vector<Fact>> facts;
+  // Of a correct all-reduce: names the expression by which all chunks are summed, 0 if they differ in it. Schedules of
+  // one order give the same bits.
+  uint64_t order = 0;
 };
 
 // Proves that
 //  - every rank ends with what the collective promises, each contribution in it exactly once, and all ranks
 //    combined them by the same expression, hence to the same bits;
-//  - every send meets its receive, in the same round, and nothing is left in a link or set aside;
-//  - nothing is read before it is there, and what a round brings is not passed on in the same round;
-//  - it ends, on links that hold a single message.
-// One replay suffices for every delivery order: a rank waits for one named link at a time, and never asks whether
-// something is there; such a network has only one outcome whatever the speeds (Kahn: The semantics of a simple language
-// for parallel programming, 1974), and a link of bounded size is one more of its channels, of free places, back to the
-// sender. Larger links only let senders run further ahead.
-Replay replay(const Schedule& schedule, Collective collective, int root = 0);
+//  - every message meets its receive: the same rounds, the same chunks in the same order, nothing left over;
+//  - nothing is read before it is there, no chunk gets two things in one round, and nothing that only this rank holds
+//    is overwritten;
+//  - it ends (see Schedule: rounds are in order on every rank, which is checked here, and that suffices for every
+//    delivery order that reliable ordered links allow, of whatever size).
+// Multicast stays inside a node, therefore the layout.
+Replay replay(const Schedule& schedule, Collective collective, const Layout& layout, int root = 0);
 
-inline std::string verify(const Schedule& schedule, Collective collective, int root = 0) {
-  return replay(schedule, collective, root).flaw;
+inline std::string verify(const Schedule& schedule, Collective collective, const Layout& layout, int root = 0) {
+  return replay(schedule, collective, layout, root).flaw;
 }
 
 }  // namespace lane::plan

@@ -127,9 +127,10 @@ std::string Session::describe() const {
       "model: {} ({}, {} parameters, {} layers) in {}\n", options_.model, config.model_type,
       params >= 1e9 ? fmt::format("{:.2f} billion", params * 1e-9) : fmt::format("{:.1f} million", params * 1e-6),
       config.shape.num_layers, name_of(dtype_));
-  text +=
-      fmt::format("ranks: {} on {} (tensor parallel), {} thread{} each, {}, attention {}\n", ranks, machine_.hostname,
-                  options_.num_threads, options_.num_threads == 1 ? "" : "s", kernels::cpu_isa(), attention_name_);
+  const int hosts = group_->fabric().layout.num_nodes();
+  text += fmt::format("ranks: {} on {} (tensor parallel), {} thread{} each, {}, attention {}\n", ranks,
+                      hosts == 1 ? machine_.hostname : fmt::format("{} hosts", hosts), options_.num_threads,
+                      options_.num_threads == 1 ? "" : "s", kernels::cpu_isa(), attention_name_);
   text += fmt::format("weights: {} per rank", format_bytes(static_cast<double>(model_->weight_bytes())));
   if (load_report_.bytes_read > 0)
     text += fmt::format(", {} read in {} ({})", format_bytes(static_cast<double>(load_report_.bytes_read)),

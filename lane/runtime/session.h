@@ -42,7 +42,9 @@ class Session {
   Engine& engine() { return *engine_; }
   const ModelConfig& config() const { return model_->config(); }
   const GenerationDefaults& defaults() const { return defaults_; }
-  const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }  // null if the folder has none: then requests are token ids
+  const Tokenizer* tokenizer() const {
+    return tokenizer_ ? &*tokenizer_ : nullptr;
+  }  // null if the folder has none: then requests are token ids
   Stream& stream() { return *stream_; }
   const LoadReport& load_report() const { return load_report_; }
   DType dtype() const { return dtype_; }

@@ -86,8 +86,7 @@ TEST_F(Program, PromptFilesGiveResultsInInputOrder) {
 
 TEST_F(Program, TheSameSeedGivesTheSameTextInAnyBatch) {
   const auto text_of = [](std::vector<std::string> more) {
-    more.insert(more.begin(),
-                {"generate", "--json", "--temperature", "4", "--seed", "7", "--prompt", "Who are you?"});
+    more.insert(more.begin(), {"generate", "--json", "--temperature", "4", "--seed", "7", "--prompt", "Who are you?"});
     const Outcome outcome = lane(more);
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     return parse_json(outcome.out, "out")["results"][0]["token_ids"];

@@ -1,6 +1,7 @@
 // One rank of a job of processes, for the tests: rank_main SCENARIO NUM_RANKS VICTIM [TIMEOUT_MS]
-// Without a launcher it starts its ranks itself. In most scenarios the rank VICTIM does something in the middle of a
-// run of collectives, and the others must end with a line that names it.
+// Without a launcher it starts its ranks itself, on as many hosts as NUM_RANKS says: 3, or a:2,b:1 for emulated ones,
+// through the remote shell that LANE_TEST_RSH names if there is one. In most scenarios the rank VICTIM does something
+// in the middle of a run of collectives, and the others must end with a line that names it.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
@@ -60,7 +61,8 @@ void misbehave(const std::string& scenario, Communicator& group, std::chrono::mi
 }
 
 int run(const LaunchedRank& seat, const std::string& scenario, int victim, std::chrono::milliseconds timeout) {
-  JoinOptions options{.rank = seat.rank, .size = seat.size, .job = seat.job, .timeout = timeout};
+  JoinOptions options = join_options(seat);
+  options.timeout = timeout;
   if (scenario == "wrong_algorithm" && seat.rank == victim) options.algorithm = "ring";
   if (scenario == "interrupt" && seat.rank == 0) watch_for_interrupt();
   Communicator group = Communicator::join(options);
@@ -71,6 +73,12 @@ int run(const LaunchedRank& seat, const std::string& scenario, int victim, std::
       while (group.broadcast_text(interrupted() ? "stop" : "go on", 0) == "go on")
         std::this_thread::sleep_for(std::chrono::milliseconds(2));
       say(fmt::format("rank {} ended", seat.rank));
+      return 0;
+    }
+    if (scenario == "endless" || scenario == "few") {
+      if (seat.rank == 0) say("rank 0 runs");
+      for (int i = 0; scenario == "endless" || i < 8; ++i) checked_all_reduce(group, 5000);
+      say(fmt::format("rank {} of {} done", seat.rank, seat.size));
       return 0;
     }
     if (scenario == "wrong_algorithm") all_reduce(group, DType::kF32, 1000);
@@ -100,10 +108,16 @@ int run(const LaunchedRank& seat, const std::string& scenario, int victim, std::
 int main(int argc, char** argv) {
   using namespace lane;
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (arguments.size() < 3) return 2;
   int rank = -1;
   try {
+    if (!arguments.empty() && arguments[0] == "launch") return launch_host_ranks();
+    if (arguments.size() < 3) return 2;
     const auto seat = launched_rank();
+    if (!seat && arguments[1].find(':') != std::string::npos) {
+      HostsToLaunch job{.hosts = parse_hosts(arguments[1]), .arguments = arguments};
+      if (const auto shell = launcher_variable("LANE_TEST_RSH")) job.remote_shell = {*shell};
+      return launch_on_hosts(job);
+    }
     if (!seat) return run_local_ranks(std::stoi(arguments[1]), arguments);
     rank = seat->rank;
     set_log_prefix(fmt::format("[rank {}] ", rank));

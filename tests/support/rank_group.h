@@ -12,8 +12,8 @@ namespace lane {
 // Calls body(communicator) on `num_ranks` threads, one per rank, and returns when all have ended. The first exception
 // of any of them is rethrown; the other ranks are told, so that they do not wait for the one that failed.
 inline void run_ranks(int num_ranks, const std::function<void(Communicator&)>& body,
-                      JoinOptions options = {.timeout = std::chrono::seconds(60)}) {
-  std::vector<Communicator> group = make_local_group(num_ranks, std::move(options));
+                      JoinOptions options = {.timeout = std::chrono::seconds(60)}, plan::Layout layout = {}) {
+  std::vector<Communicator> group = make_local_group(num_ranks, std::move(options), std::move(layout));
   std::mutex mutex;
   std::exception_ptr first;
   std::vector<std::thread> threads;

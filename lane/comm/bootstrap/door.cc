@@ -52,18 +52,21 @@ Peer peer_of(int socket) {
   return {credentials.pid, credentials.uid};
 }
 
-Door::Door(const std::string& job, int size) : seats(size), job_(job) {
-  seats[0].pid = ::getpid();
+Door::Door(const std::string& job, int size, const std::vector<int>& members)
+    : seats(size), job_(job), leader_(members[0]) {
+  for (const int rank : members) seats[rank].expected = true;
+  seats[leader_].pid = ::getpid();
   listener_ = Fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener_) throw_system_error("making the socket where the ranks meet");
   socklen_t length;
   const sockaddr_un address = meeting_address(job, &length);
   if (::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
     if (errno == EADDRINUSE)
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("job {} has a rank 0 already: two processes were started as rank 0, or another job of "
-                              "this user has the same name",
-                              job));
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("job {0} has a rank {1} already: two processes were started as rank {1}, or another job of "
+                      "this user has the same name",
+                      job, leader_));
     throw_system_error("naming the socket where the ranks meet");
   }
   if (::listen(listener_.get(), 256) != 0) throw_system_error("listening where the ranks meet");
@@ -115,14 +118,18 @@ void Door::hear(Visitor visitor, const Hello* hello, size_t bytes) {
   if (hello->size != size)
     return refuse(visitor, fmt::format("job {} has {} ranks, but rank {} (pid {}) was told of {}", job_, size,
                                        hello->rank, visitor.pid, hello->size));
-  if (hello->rank < 1 || hello->rank >= size)
+  if (hello->rank < 0 || hello->rank >= size)
     return refuse(visitor, fmt::format("job {} has ranks 0 to {}, but pid {} came as rank {}", job_, size - 1,
                                        visitor.pid, hello->rank));
   Seat& seat = seats[hello->rank];
+  if (!seat.expected)
+    return refuse(visitor, fmt::format("rank {} of job {} is on another host, but pid {} came as rank {}", hello->rank,
+                                       job_, visitor.pid, hello->rank));
   if (seat.pid != 0)
     return refuse(visitor, fmt::format("rank {} of job {} is here already (pid {}); pid {} came as rank {} too",
                                        hello->rank, job_, seat.pid, visitor.pid, hello->rank));
-  seat = {std::move(visitor.connection), visitor.pid};
+  seat.connection = std::move(visitor.connection);
+  seat.pid = visitor.pid;
 }
 
 void Door::refuse(const Visitor& visitor, const std::string& why) {
@@ -135,7 +142,7 @@ std::string Door::missing() const {
   std::string list;
   int count = 0;
   for (size_t rank = 0; rank < seats.size(); ++rank)
-    if (seats[rank].pid == 0) list += (count++ ? ", " : "") + std::to_string(rank);
+    if (seats[rank].expected && seats[rank].pid == 0) list += (count++ ? ", " : "") + std::to_string(rank);
   return count == 0 ? "" : (count == 1 ? "rank " : "ranks ") + list;
 }
 

@@ -16,16 +16,16 @@ namespace lane {
 // of the user and the job, so that jobs and users do not meet each other. Packets keep their bounds (SOCK_SEQPACKET).
 sockaddr_un meeting_address(const std::string& job, socklen_t* length);
 
-// First packet of a rank k > 0 to rank 0 ...
+// First packet of a rank to the first of its host ...
 struct Hello {
   static constexpr uint64_t kMagic = 0x4c616e654d656574;  // "LaneMeet"
-  static constexpr uint32_t kVersion = 1;                 // of these packets and of what lies in the shared memory
+  static constexpr uint32_t kVersion = 2;                 // of these packets and of what lies in the shared memory
   uint64_t magic = kMagic;
   uint32_t version = kVersion;
   int32_t rank = 0, size = 0;
 };
-// ... and the answer: a refusal with its reason as text behind it, or, once all are here, the pids of all ranks and
-// the shared memory as a file descriptor.
+// ... and the answer: a refusal with its reason as text behind it, or, once all are here, the pids by rank and the
+// shared memory as a file descriptor.
 struct Reply {
   uint64_t magic = Hello::kMagic;
   uint32_t version = Hello::kVersion;
@@ -44,10 +44,11 @@ struct Peer {
 };
 Peer peer_of(int socket);
 
-// Where rank 0 receives the others.
+// Where the first of a host's ranks receives the others.
 class Door {
  public:
-  Door(const std::string& job, int size);
+  // `members`: the ranks of a job of `size` that come here, ascending; the first is this one.
+  Door(const std::string& job, int size, const std::vector<int>& members);
 
   // Appends what to wait for. When something happened there, serve() takes it in; it never blocks.
   void add_polls(std::vector<pollfd>& polls) const;
@@ -55,7 +56,8 @@ class Door {
 
   struct Seat {
     Fd connection;
-    int pid = 0;  // 0: nobody came yet
+    int pid = 0;            // 0: nobody came yet
+    bool expected = false;  // else on another host
   };
   std::vector<Seat> seats;      // by rank; whoever takes a connection away leaves the seat taken
   std::string missing() const;  // "ranks 1, 3"; empty when all are here
@@ -70,6 +72,7 @@ class Door {
   void refuse(const Visitor& visitor, const std::string& why);
 
   std::string job_;
+  int leader_;
   Fd listener_;
   std::vector<Visitor> undecided_;  // connected, but silent so far
 };

@@ -1,3 +1,5 @@
+#include "lane/comm/bootstrap/unix.h"
+
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -10,8 +12,6 @@
 #include <thread>
 
 #include "lane/base/error.h"
-#include "lane/comm/bootstrap.h"
-#include "lane/comm/bootstrap/door.h"
 
 namespace lane {
 namespace {
@@ -33,9 +33,9 @@ int poll_until(std::vector<pollfd>& polls, Clock::time_point deadline) {
   throw Error(code, why);
 }
 
-Meeting receive_all(const JoinOptions& options) {
-  Meeting meeting;
-  meeting.door = std::make_unique<Door>(options.job, options.size);
+HostMeeting receive_all(const HostRanks& options) {
+  HostMeeting meeting;
+  meeting.door = std::make_unique<Door>(options.job, options.size, options.members);
   Door& door = *meeting.door;
   const auto deadline = Clock::now() + options.timeout;
   while (!door.missing().empty()) {
@@ -45,13 +45,15 @@ Meeting receive_all(const JoinOptions& options) {
                           options.job, seconds(options.timeout), door.refusals));
     std::vector<pollfd> polls;
     std::vector<int> ranks;
-    for (int rank = 1; rank < options.size; ++rank)
+    for (const int rank : options.members)
       if (door.seats[rank].connection) {
         polls.push_back({door.seats[rank].connection.get(), POLLRDHUP, 0});
         ranks.push_back(rank);
       }
     door.add_polls(polls);
+    if (options.watch) options.watch->add_polls(polls);
     poll_until(polls, deadline);
+    if (options.watch) options.watch->look();
     for (size_t i = 0; i < ranks.size(); ++i)
       if (polls[i].revents != 0)
         give_up(door, ErrorCode::kPeerLost,
@@ -59,11 +61,12 @@ Meeting receive_all(const JoinOptions& options) {
                             door.seats[ranks[i]].pid, door.missing(), options.size));
     door.serve();
   }
-  meeting.memory = GroupMemory::create(options.size);
+  meeting.memory = GroupMemory::create(options.size, options.members);
   for (const Door::Seat& seat : door.seats) meeting.pids.push_back(seat.pid);
   const std::string_view pids(reinterpret_cast<const char*>(meeting.pids.data()), meeting.pids.size() * sizeof(int));
   meeting.connections.resize(options.size);
-  for (int rank = 1; rank < options.size; ++rank) {
+  for (const int rank : options.members) {
+    if (rank == options.rank) continue;
     // One that died just now is found out by its connection, like any later death.
     send_packet(door.seats[rank].connection.get(), Reply{.is_welcome = 1}, pids, meeting.memory->fd());
     meeting.connections[rank] = std::move(door.seats[rank].connection);
@@ -71,7 +74,7 @@ Meeting receive_all(const JoinOptions& options) {
   return meeting;
 }
 
-Fd connect_to_rank_0(const JoinOptions& options, Clock::time_point deadline) {
+Fd connect_to_leader(const HostRanks& options, Clock::time_point deadline) {
   socklen_t length;
   const sockaddr_un address = meeting_address(options.job, &length);
   for (milliseconds pause(1);; pause = std::min(pause * 2, milliseconds(20))) {
@@ -79,34 +82,42 @@ Fd connect_to_rank_0(const JoinOptions& options, Clock::time_point deadline) {
     if (!socket) throw_system_error("making a socket to meet the other ranks");
     if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0) return socket;
     if (errno != ECONNREFUSED && errno != EAGAIN && errno != EINTR)
-      throw_system_error("connecting to rank 0 of job " + options.job);
-    // Rank 0 may simply be slower to start; nothing tells when it is there but trying.
+      throw_system_error(fmt::format("connecting to rank {} of job {}", options.members[0], options.job));
+    if (options.watch) options.watch->look();
+    // It may simply be slower to start; nothing tells when it is there but trying.
     if (Clock::now() > deadline)
-      throw Error(ErrorCode::kTimeout, fmt::format("rank {} waited {:.1f} s for rank 0 of job {}, which did not come",
-                                                   options.rank, seconds(options.timeout), options.job));
+      throw Error(ErrorCode::kTimeout,
+                  fmt::format("rank {} waited {:.1f} s for rank {} of job {}, which did not come", options.rank,
+                              seconds(options.timeout), options.members[0], options.job));
     std::this_thread::sleep_for(pause);
   }
 }
 
-Meeting visit_rank_0(const JoinOptions& options) {
-  Fd socket = connect_to_rank_0(options, Clock::now() + options.timeout);
+HostMeeting visit_leader(const HostRanks& options) {
+  const int leader = options.members[0];
+  Fd socket = connect_to_leader(options, Clock::now() + options.timeout);
   const Peer host = peer_of(socket.get());
   if (host.uid != ::geteuid())
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("the meeting point of job {} is held by pid {} of user {}, not by a rank of user {}",
                             options.job, host.pid, host.uid, ::geteuid()));
   const Hello hello{.rank = options.rank, .size = options.size};
-  ::send(socket.get(), &hello, sizeof(hello), MSG_NOSIGNAL);  // if rank 0 is gone, the answer will say so
+  ::send(socket.get(), &hello, sizeof(hello), MSG_NOSIGNAL);  // if it is gone, the answer will say so
 
-  // Rank 0 keeps the deadline for all and names who is missing; only if it is stuck itself does this one count.
-  std::vector<pollfd> polls{{socket.get(), POLLIN, 0}};
+  // The leader keeps the deadline for all and names who is missing; only if it is stuck itself does this one count.
   const auto deadline = Clock::now() + options.timeout + milliseconds(500);
-  while (poll_until(polls, deadline) <= 0)
-    if (Clock::now() > deadline)
+  for (bool answered = false; !answered;) {
+    std::vector<pollfd> polls{{socket.get(), POLLIN, 0}};
+    if (options.watch) options.watch->add_polls(polls);
+    poll_until(polls, deadline);
+    if (options.watch) options.watch->look();
+    answered = polls[0].revents != 0;
+    if (!answered && Clock::now() > deadline)
       throw Error(ErrorCode::kTimeout,
-                  fmt::format("rank {} waited {:.1f} s for rank 0 (pid {}, stopped?) to gather job "
-                              "{}",
-                              options.rank, seconds(options.timeout), host.pid, options.job));
+                  fmt::format("rank {} waited {:.1f} s for rank {} (pid {}, stopped?) to gather "
+                              "job {}",
+                              options.rank, seconds(options.timeout), leader, host.pid, options.job));
+  }
   std::vector<char> packet(kMaxPacket);
   iovec part{packet.data(), packet.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -123,8 +134,8 @@ Meeting visit_rank_0(const JoinOptions& options) {
     memory = Fd(fd);
   }
   if (got <= 0)
-    throw Error(ErrorCode::kPeerLost,
-                fmt::format("rank 0 (pid {}) ended before all ranks of job {} had joined", host.pid, options.job));
+    throw Error(ErrorCode::kPeerLost, fmt::format("rank {} (pid {}) ended before all ranks of job {} had joined",
+                                                  leader, host.pid, options.job));
   Reply reply;
   if (static_cast<size_t>(got) >= sizeof(reply)) std::memcpy(&reply, packet.data(), sizeof(reply));
   if (static_cast<size_t>(got) < sizeof(reply) || reply.magic != Hello::kMagic)
@@ -133,27 +144,21 @@ Meeting visit_rank_0(const JoinOptions& options) {
         fmt::format("pid {}, which holds the meeting point of job {}, is no rank of Lane", host.pid, options.job));
   const std::string_view rest(packet.data() + sizeof(reply), static_cast<size_t>(got) - sizeof(reply));
   if (!reply.is_welcome) throw Error(static_cast<ErrorCode>(reply.error_code), std::string(rest));
-  Meeting meeting;
+  HostMeeting meeting;
   meeting.pids.resize(options.size);
   if (!memory || rest.size() != meeting.pids.size() * sizeof(int))
-    throw Error(ErrorCode::kCorruptData, "rank 0 welcomed this rank without the memory to share");
+    throw Error(ErrorCode::kCorruptData, fmt::format("rank {} welcomed this rank without the memory to share", leader));
   std::memcpy(meeting.pids.data(), rest.data(), rest.size());
-  meeting.memory = GroupMemory::open(std::move(memory), options.size);
+  meeting.memory = GroupMemory::open(std::move(memory), options.size, options.members);
   meeting.connections.resize(options.size);
-  meeting.connections[0] = std::move(socket);
+  meeting.connections[leader] = std::move(socket);
   return meeting;
 }
 
 }  // namespace
 
-Meeting::Meeting() = default;
-Meeting::~Meeting() = default;
-Meeting::Meeting(Meeting&&) noexcept = default;
-
-Meeting meet(const JoinOptions& options) {
-  if (options.job.empty())
-    throw Error(ErrorCode::kInvalidArgument, "ranks can only meet under a job name: set LANE_JOB or use a launcher");
-  return options.rank == 0 ? receive_all(options) : visit_rank_0(options);
+HostMeeting meet_on_host(const HostRanks& ranks) {
+  return ranks.rank == ranks.members[0] ? receive_all(ranks) : visit_leader(ranks);
 }
 
 }  // namespace lane

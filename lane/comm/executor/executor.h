@@ -1,9 +1,9 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
-#include <string>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "lane/base/dtype.h"
@@ -15,57 +15,92 @@
 
 namespace lane {
 
-// In front of every message, so that ranks which call different things learn it before they touch the data.
+class Patience;
+
+// In front of every message, so that ranks which call different things learn it before they touch the data. Behind it
+// come the message's chunks and zeros up to a multiple of Transport::kAlignment.
 struct MessageHeader {
-  uint64_t number = 0;  // of the collective: 1 for a group's first
+  uint64_t number = 0;  // of the collective, counted by its group
   int64_t vector_bytes = 0;
+  uint32_t message_bytes = 0;
+  uint16_t algorithm = 0;
+  int16_t root = -1;
+  uint16_t round = 0;
   OperationKind kind = OperationKind::kNone;
   DType dtype = DType::kU8;
   ReduceOp reduce_op = ReduceOp::kSum;
-  uint8_t algorithm = 0;
-  int16_t root = -1;
-  uint16_t round = 0;
+  uint8_t unused[3] = {};
   bool operator==(const MessageHeader&) const = default;
 };
-static_assert(sizeof(MessageHeader) == 24);
+static_assert(sizeof(MessageHeader) == 32);
 
-// The vector a program works on. Chunk c is elements [offsets[c], offsets[c + 1]) of `in` and of `out`, which may be
-// the same memory.
-struct Vector {
+// A chunk of the vector that a program works on: where it is given and where its result goes, which may be the same.
+struct Chunk {
   const void* in;
   void* out;
-  DType dtype;
-  std::span<const int64_t> offsets;
+  int64_t count;  // elements
 };
 
-// Runs programs over a transport. A chunk too large for a message is cut into slices, and the program runs once per
-// slice: while one rank adds up a slice, the next is already in the links. Ends in an Error of the whole group when a
-// wait makes no progress for `timeout`, when a rank leaves or dies, or when ranks call different things.
+// Runs programs over transports. All messages of a round progress side by side, in whatever pieces their links take and
+// bring; a piece is added up straight out of the link as soon as all that goes into it is there. Long vectors are cut
+// into slices, for each of which the program runs once, so that sums stay in the caches.
+//
+// Ends in an Error of the whole group when a wait makes no progress for `timeout`, when a rank leaves or dies, or when
+// ranks call different things.
 class Executor {
  public:
-  Executor(Transport& transport, Board& board, std::chrono::nanoseconds timeout);
+  // `ways`, by rank: the transport that leads there. `own_core`: nobody else needs this rank's core while it waits.
+  Executor(std::vector<Transport*> ways, Board& board, std::chrono::nanoseconds timeout, bool own_core);
 
-  void run(const Program& program, const Vector& vector, MessageHeader header);
+  void run(const Program& program, std::span<const Chunk> chunks, DType dtype, MessageHeader header);
 
  private:
   struct Slice;
-  void send(const Program::Instruction& step, const Slice& slice);
-  void receive(const Program::Instruction& step, const Slice& slice);
-  void reduce_collected(const Program::Instruction& step, const Slice& slice);
-  std::span<const std::byte> next_message(const Program::Instruction& step, int64_t bytes);
-  template <class Ready>
-  std::invoke_result_t<Ready> wait(const Program::Instruction& step, Ready ready);  // until it gives something
-  [[noreturn]] void fail_mismatch(int peer, const MessageHeader& theirs, int64_t bytes);
+  struct Outgoing {
+    int64_t sent = 0, total = 0;  // bytes, with header and padding
+    MessageHeader header;
+  };
+  struct Incoming {  // how far an inbox was read
+    int message = 0, part = 0;
+    int64_t done = 0;   // elements of the part
+    int64_t front = 0;  // bytes of the link before the next element: a header that was read
+    bool in_message = false, over = false;
+  };
 
-  Transport& transport_;
+  void run_round(const Program::Round& round, const Slice& slice);
+  bool push(const Program::Send& send, Outgoing& out, const Slice& slice);
+  bool pull(const Program::Round& round, const Program::Inbox& inbox, Incoming& in, const Slice& slice);
+  bool add(const Program::Round& round, const Program::Sum& sum, int64_t& done, const Slice& slice);
+  // The payload that is there, perhaps none, of the message in hand, whose header is checked first; nothing while the
+  // link has not come so far.
+  std::optional<std::span<const std::byte>> look(const Program::Inbox& inbox, Incoming& in, int64_t wanted,
+                                                 const Slice& slice);
+  void take(const Program::Inbox& inbox, Incoming& in, int64_t count, int64_t bytes, int64_t available,
+            const Slice& slice);
+  int64_t sent_elements(const Program::Round& round, std::span<const std::pair<int, int>> sends, const Slice& slice);
+  void wait_on(const Program::Round& round, Patience& patience);
+  void look_for_trouble(const Program::Round& round, Patience& patience);
+  std::pair<int, int> awaited(const Program::Round& round);  // (peer, link)
+  [[noreturn]] void fail_mismatch(int peer, const MessageHeader& theirs);
+
+  std::vector<Transport*> ways_;
+  Transport* local_ = nullptr;
+  Transport* remote_ = nullptr;
   Board& board_;
   std::chrono::nanoseconds timeout_;
-  int num_spins_;
+  bool own_core_;
   MessageHeader header_;
-  ReduceOp op_ = ReduceOp::kSum;
-  std::vector<const Program::Instruction*> collected_;
+  int divisor_ = 1;
+  bool said_what_for_ = false;      // on the board
+  int pending_ = 0;                 // sends, inboxes and sums of the round that are not done
+  std::vector<Outgoing> outgoing_;  // by send
+  std::vector<Incoming> incoming_;  // by inbox
+  std::vector<int64_t> sums_done_;  // by sum: elements; -1 when over
+  std::vector<int64_t> to_skip_;    // by link: padding that had not arrived when its message was done
+  std::vector<iovec> pieces_;
   std::vector<Operand> operands_;
-  std::vector<float> partial_;  // one slice of every chunk
+  std::vector<int64_t> available_;  // by operand
+  std::vector<std::byte> scratch_;
 };
 
 }  // namespace lane

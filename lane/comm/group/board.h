@@ -12,23 +12,26 @@
 
 namespace lane {
 
-// What the ranks of a group know of each other beside their data. It lies in memory that all of them map: a failure
-// posted by one is seen by all waiters at their next look, without a message. The first failure stands; any thread of
-// any rank may post it.
+// What the ranks of a group know of each other beside their data. It lies in memory that all ranks of a host map: a
+// failure posted by one is seen by all waiters at their next look, without a message. Each host has a board of its own,
+// with a slot for every rank of the group; the monitors of the hosts' leaders keep them alike. The first failure
+// stands; any thread of any rank may post it.
 class Board {
  public:
   static int64_t bytes(int num_ranks);
 
-  // `pids` by rank; empty for threads of one process, which are named by rank alone.
-  Board(std::shared_ptr<GroupMemory> memory, int rank, std::vector<int> pids);
+  // `pids` and `hosts` (names) by rank; both empty for threads of one process, which are named by rank alone, and
+  // `hosts` empty where there is only one.
+  Board(std::shared_ptr<GroupMemory> memory, int rank, std::vector<int> pids, std::vector<std::string> hosts = {});
 
   int rank() const { return rank_; }
   int num_ranks() const { return static_cast<int>(memory_->num_ranks()); }
-  std::string name_of(int rank) const;  // "rank 2 (pid 4711)"
+  std::string name_of(int rank) const;  // "rank 2 (pid 4711)", "rank 2 (pid 4711 on n1)"
 
   bool failed() const noexcept { return header_->failure.load(std::memory_order_acquire) != kNone; }
+  Error failure() const;  // of a board that failed
   void post_failure(ErrorCode code, const std::string& reason) noexcept;
-  [[noreturn]] void throw_failure() const;
+  [[noreturn]] void throw_failure() const { throw failure(); }
   [[noreturn]] void fail(ErrorCode code, const std::string& reason) {
     post_failure(code, reason);
     throw_failure();
@@ -39,6 +42,16 @@ class Board {
   void set_waiting_for(int peer) noexcept;  // -1: nobody
   void set_left() noexcept;
   void beat() noexcept;
+
+  // A rank's slot, as it goes from host to host: the leaders' monitors pass on what the ranks of their host wrote.
+  struct Status {
+    int64_t beat_age_ns = -1;  // since its monitor last ran; -1: it has not yet
+    uint64_t doing = 0;
+    int32_t waiting_for = 0;
+    uint32_t left = 0;
+  };
+  Status status(int rank) const noexcept;
+  void set_status(int rank, const Status& status) noexcept;
 
   bool has_left(int rank) const noexcept { return slot(rank).left.load(std::memory_order_acquire) != 0; }
   // Its monitor has run within `limit`. Threads of one process have no monitor and give no such sign.
@@ -68,6 +81,7 @@ class Board {
   Slot* slots_;
   int rank_;
   std::vector<int> pids_;
+  std::vector<std::string> hosts_;
 };
 
 }  // namespace lane

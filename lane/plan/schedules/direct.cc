@@ -1,89 +1,74 @@
-// Everybody talks to everybody: few rounds, many messages. A rank sends to its successor first, so that in each
-// moment no two ranks write to the same receiver.
+// Everybody talks to everybody: one round, many messages.
 #include "lane/plan/schedules/schedules.h"
 
 namespace lane::plan {
-namespace {
-
-Schedule empty_schedule(int num_ranks, int num_chunks) {
-  return {.name = {}, .num_chunks = num_chunks, .program = std::vector<std::vector<Step>>(num_ranks)};
+Transfers direct_all_gather(int n) {
+  Transfers result{.num_ranks = n, .num_chunks = n};
+  for (int i = 1; i < n; ++i)
+    for (int rank = 0; rank < n; ++rank) result.add({.round = 0, .from = rank, .to = (rank + i) % n, .chunk = rank});
+  return result;
 }
 
-void add_reduce_scatter(Schedule& schedule, int round) {
-  const int n = schedule.num_ranks();
-  for (int rank = 0; rank < n; ++rank) {
-    auto& program = schedule.program[rank];
-    for (int i = 1; i < n; ++i) program.push_back({Action::kSend, (rank + i) % n, (rank + i) % n, round});
-    for (int peer = 0; peer < n; ++peer)
-      if (peer != rank) program.push_back({Action::kCollect, peer, rank, round});
-    if (n > 1) program.push_back({Action::kReduce, -1, rank, round});
+Transfers multicast_all_gather(int n) {
+  Transfers result{.num_ranks = n, .num_chunks = n};
+  for (int rank = 0; rank < n; ++rank) result.add({.round = 0, .from = rank, .to = kWholeNode, .chunk = rank});
+  return result;
+}
+
+// Rank r adds up chunk r and hands it to all: two_shot.
+Halves direct_halves(int n) { return halves_of(direct_all_gather(n)); }
+
+Halves multicast_halves(int n) {
+  Halves halves = direct_halves(n);
+  halves.gather = multicast_all_gather(n);
+  return halves;
+}
+
+// Everybody gets every vector and adds them up itself, all in rank order.
+Transfers one_shot_all_reduce(int n) {
+  Transfers result{.num_ranks = n};
+  for (int i = 1; i < n; ++i)
+    for (int rank = 0; rank < n; ++rank)
+      result.add({.round = 0, .from = rank, .to = (rank + i) % n, .chunk = 0, .add = true});
+  return result;
+}
+
+Transfers one_shot_multicast_all_reduce(int n) {
+  Transfers result{.num_ranks = n};
+  for (int rank = 0; rank < n; ++rank)
+    result.add({.round = 0, .from = rank, .to = kWholeNode, .chunk = 0, .add = true});
+  return result;
+}
+
+Transfers direct_broadcast(int n, int root) {
+  Transfers result{.num_ranks = n};
+  for (int i = 1; i < n; ++i) result.add({.round = 0, .from = root, .to = (root + i) % n, .chunk = 0});
+  return result;
+}
+
+Transfers multicast_broadcast(int n, int root) {
+  Transfers result{.num_ranks = n};
+  result.add({.round = 0, .from = root, .to = kWholeNode, .chunk = 0});
+  return result;
+}
+
+Transfers direct_gather(int n, int root) {
+  Transfers result{.num_ranks = n, .num_chunks = n};
+  for (int i = 1; i < n; ++i) {
+    const int rank = (root + i) % n;
+    result.add({.round = 0, .from = rank, .to = root, .chunk = rank});
   }
+  return result;
 }
 
-void add_all_gather(Schedule& schedule, int round) {
-  const int n = schedule.num_ranks();
-  for (int rank = 0; rank < n; ++rank) {
-    for (int i = 1; i < n; ++i) schedule.program[rank].push_back({Action::kSend, (rank + i) % n, rank, round});
-    for (int i = 1; i < n; ++i) {
-      const int peer = (rank - i + n) % n;
-      schedule.program[rank].push_back({Action::kRecv, peer, peer, round});
+Transfers direct_all_to_all(int n) {
+  Transfers result{.num_ranks = n, .num_chunks = n * n};
+  for (int i = 1; i < n; ++i)
+    for (int rank = 0; rank < n; ++rank) {
+      const int to = (rank + i) % n;
+      result.add({.round = 0, .from = rank, .to = to, .chunk = rank * n + to});
     }
-  }
-}
-
-}  // namespace
-
-// Everybody gets every vector and adds them up itself, all in the same order: 1 round, (n-1) s per rank.
-Schedule one_shot_all_reduce(int n) {
-  Schedule schedule = empty_schedule(n, 1);
-  for (int rank = 0; rank < n; ++rank) {
-    auto& program = schedule.program[rank];
-    for (int i = 1; i < n; ++i) program.push_back({Action::kSend, (rank + i) % n, 0});
-    for (int peer = 0; peer < n; ++peer)
-      if (peer != rank) program.push_back({Action::kCollect, peer, 0});
-    if (n > 1) program.push_back({Action::kReduce, -1, 0});
-  }
-  return schedule;
-}
-
-// Rank r adds up chunk r and hands it to all: 2 rounds, 2 (n-1)/n s per rank.
-Schedule two_shot_all_reduce(int n) {
-  Schedule schedule = empty_schedule(n, n);
-  add_reduce_scatter(schedule, 0);
-  add_all_gather(schedule, 1);
-  return schedule;
-}
-
-Schedule direct_reduce_scatter(int n) {
-  Schedule schedule = empty_schedule(n, n);
-  add_reduce_scatter(schedule, 0);
-  return schedule;
-}
-
-Schedule direct_all_gather(int n) {
-  Schedule schedule = empty_schedule(n, n);
-  add_all_gather(schedule, 0);
-  return schedule;
-}
-
-Schedule direct_broadcast(int n, int root) {
-  Schedule schedule = empty_schedule(n, 1);
-  for (int i = 1; i < n; ++i) {
-    const int peer = (root + i) % n;
-    schedule.program[root].push_back({Action::kSend, peer, 0});
-    schedule.program[peer].push_back({Action::kRecv, root, 0});
-  }
-  return schedule;
-}
-
-Schedule direct_gather(int n, int root) {
-  Schedule schedule = empty_schedule(n, n);
-  for (int i = 1; i < n; ++i) {
-    const int peer = (root + i) % n;
-    schedule.program[root].push_back({Action::kRecv, peer, peer});
-    schedule.program[peer].push_back({Action::kSend, root, peer});
-  }
-  return schedule;
+  return result;
 }
 
 }  // namespace lane::plan

@@ -1,0 +1,12 @@
+#include "cli/commands.h"
+
+namespace lane::cli {
+
+void add_plan(CLI::App& app, Program& program) {
+  CLI::App* plan = app.add_subcommand("plan", "What would happen: the time of a decode step, schedules of collectives");
+  plan->require_subcommand(1);
+  add_plan_step(*plan, program);
+  add_plan_schedule(*plan, program);
+}
+
+}  // namespace lane::cli

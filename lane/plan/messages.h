@@ -1,0 +1,18 @@
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "lane/plan/schedule.h"
+
+namespace lane::plan {
+
+// A schedule as its messages, for those who count or draw them: steps [begin, end) of program[from] are one message.
+struct Message {
+  int from, to;  // to is -1 if it goes to all other ranks of the node by multicast
+  size_t begin, end;
+};
+
+// By round; those of a sender in the order in which it sends them.
+std::vector<std::vector<Message>> messages_by_round(const Schedule& schedule);
+
+}  // namespace lane::plan
