@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -344,17 +345,20 @@ TEST(UcxWireUp, APeerThatTalksNonsenseEndsAllOfIt) {
   sockets[0][1] = std::move(a_to_b), sockets[1][0] = std::move(b_to_a);
   std::vector<std::thread> threads;
   std::vector<ErrorCode> codes(2);
+  std::vector<std::string> said(2);
   for (int rank = 0; rank < 2; ++rank)
     threads.emplace_back([&, rank] {
       try {
         make_ucx_transport(std::move(sockets[rank]), {.timeout = std::chrono::seconds(5)});
       } catch (const Error& error) {
-        codes[rank] = error.code();
+        codes[rank] = error.code(), said[rank] = error.what();
       }
     });
   exchange(strangers, {"not a hello", "not a hello"}, Clock::now() + std::chrono::seconds(5), "testing");
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(codes, std::vector<ErrorCode>(2, ErrorCode::kCorruptData));
+  // Whoever reads the nonsense first leaves; the other may see that before its own.
+  EXPECT_TRUE(std::find(codes.begin(), codes.end(), ErrorCode::kCorruptData) != codes.end());
+  for (const std::string& sentence : said) EXPECT_NE(sentence, "");
 }
 
 TEST(UcxChoiceTest, LeavesSharedMemoryOut) {
