@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "cli/commands.h"
+#include "cli/device_bench_flags.h"
 #include "cli/group_job.h"
 #include "cli/progress.h"
 #include "lane/base/error.h"
@@ -28,22 +29,29 @@ struct Flags {
   bool check = true, in_place = false;
   int num_batches = 30, num_calls = 0;
   double peer_timeout_s = 30;
+  bool has_dtype = false;
+  DeviceBenchFlags gpus;
 };
+
+std::vector<ReduceOp> ops_of(const Flags& flags) {
+  std::vector<ReduceOp> ops;
+  for (const std::string& name : flags.ops) try {
+      ops.push_back(net::reduce_op_from_name(name));
+    } catch (const Error& error) {
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("--op {}: {}", name, error.what()));
+    }
+  return ops;
+}
 
 net::AllReduceOptions options_of(const Flags& flags) {
   net::AllReduceOptions options{.sizes = flags.group.size_list(),
                                 .dtypes = flags.group.dtype_list(),
-                                .ops = {},
+                                .ops = ops_of(flags),
                                 .algorithms = flags.algorithms,
                                 .check = flags.check,
                                 .in_place = flags.in_place,
                                 .num_batches = flags.num_batches,
                                 .num_calls = flags.num_calls};
-  for (const std::string& name : flags.ops) try {
-      options.ops.push_back(net::reduce_op_from_name(name));
-    } catch (const Error& error) {
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("--op {}: {}", name, error.what()));
-    }
   for (const std::string& name : flags.peers) {
     try {
       net::check_peer_name(name);
@@ -121,7 +129,26 @@ int run_under_mpi(const Flags& flags, const Program& program) {
   return status;
 }
 
+int bench_gpus(const Flags& flags, const Program& program) {
+  DeviceBenchJob job{.options = {.sizes = flags.group.size_list(),
+                                 .dtypes = {DType::kBF16},
+                                 .ops = ops_of(flags),
+                                 .algorithms = flags.algorithms,
+                                 .peer_directory = flags.peer_directory,
+                                 .check = flags.check},
+                     .group = flags.group,
+                     .num_nodes = flags.gpus.num_nodes,
+                     .json_file = flags.json_file,
+                     .svg_file = flags.svg_file};
+  if (flags.has_dtype) job.options.dtypes = flags.group.dtype_list();
+  for (const std::string& text : flags.peers) job.options.peers.push_back(net::device_peer_from_text(text));
+  flags.gpus.add_to(job.options);
+  job.group.own_cores = false;
+  return run_device_bench(job, program);
+}
+
 int bench(const Flags& flags, const Program& program) {
+  if (flags.gpus.on_gpus()) return bench_gpus(flags, program);
   const net::AllReduceOptions options = options_of(flags);  // flags that cannot be fail here, before anything starts
   const auto is_mpi = [](const std::string& name) { return net::is_mpi(name); };
   const auto num_stacks = std::count_if(flags.peers.begin(), flags.peers.end(), is_mpi);
@@ -144,11 +171,12 @@ void add_bench_allreduce(CLI::App& bench_app, Program& program) {
   auto flags = std::make_shared<Flags>();
   flags->group.add_to(*command);
   add_list(*command, "--op", flags->ops, "Operations: sum, max, min, prod, avg");
-  add_list(*command, "--algorithms", flags->algorithms, "auto, all, or names: auto,ring,two_shot");
+  add_list(*command, "--algorithms,--algorithm", flags->algorithms, "auto, all, or names: auto,ring,two_shot");
   add_list(*command, "--peers", flags->peers,
-           "Other libraries, measured in turns on the same cores: mpi, mpi-ob1, mpi-ucx, gloo");
+           "Other libraries, measured in turns on the same cores: mpi, mpi-ob1, mpi-ucx, gloo; on GPUs plugins: "
+           "nccl, nccl:symmetric, nvshmem, ...");
   command->add_option("--peer-dir", flags->peer_directory,
-                      "Where lane_peer_mpi and lane_peer_gloo are, if not beside lane");
+                      "Where lane_peer_mpi and lane_peer_gloo, or liblane-peer-NAME.so, are if not beside lane");
   command->add_option("--peer-timeout", flags->peer_timeout_s, "Seconds after which such a library is given up")
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
@@ -162,12 +190,20 @@ void add_bench_allreduce(CLI::App& bench_app, Program& program) {
   command->add_option("--json", flags->json_file, "Write all numbers to this file");
   command->add_option("--svg", flags->svg_file, "Draw the times over the sizes into this file");
   command->add_option("--part", flags->part_file)->group("");  // of a run that another one started
+  flags->gpus.add_to(*command);
   command->footer(
       "Columns are those of nccl-tests; docs/measuring.md defines them.\n"
       "  lane bench allreduce --ranks 4 --algorithms all --sizes 8:4M:4\n"
       "  lane bench allreduce --dtype bfloat16 --peers mpi-ob1,mpi-ucx,gloo --svg allreduce.svg\n"
-      "  lane launch --hosts a:2,b:2 -- bench allreduce");
-  command->callback([&program, flags] { program.run = [&program, flags] { return bench(*flags, program); }; });
+      "  lane launch --hosts a:2,b:2 -- bench allreduce\n"
+      "  lane bench allreduce --device cuda --ranks 4 --sizes 1K:4M:2 --peers nccl,nccl:symmetric --fused 8192x1");
+  command->callback([&program, flags, command] {
+    flags->has_dtype = command->get_option("--dtype")->count() > 0;
+    program.run = [&program, flags, command] {
+      flags->gpus.check_device(*command);
+      return bench(*flags, program);
+    };
+  });
 }
 
 }  // namespace lane::cli

@@ -91,7 +91,7 @@ int run_on_ranks(const GroupFlags& flags, const Program& program,
                 fmt::format("--ranks {}, but {} started {} ranks; leave the flag out or start as many", flags.num_ranks,
                             launched->launcher, launched->size));
   set_log_prefix(fmt::format("[rank {}/{}] ", launched->rank, launched->size));
-  const bool own_core = net::take_own_core(launched->local_rank, launched->local_size);
+  const bool own_core = flags.own_cores && net::take_own_core(launched->local_rank, launched->local_size);
   Communicator group = Communicator::join(join_options(*launched));
   try {
     return body(group, own_core);

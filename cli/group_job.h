@@ -19,6 +19,7 @@ struct GroupFlags {
   std::string sizes;  // "8,1K,64M" or "8:64M:2"
   std::vector<std::string> dtypes;
   bool no_progress = false;
+  bool own_cores = true;  // binds each rank to a core. With GPUs not: libraries' threads would share it
 
   void add_to(CLI::App& app);
   std::vector<int64_t> size_list() const;  // ascending; Error{kInvalidArgument} that teaches

@@ -6,6 +6,9 @@
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/lane)
 set(cxx_modules base device topology plan comm)
+if(LANE_HAS_NVSHMEM)
+  list(APPEND cxx_modules nvshmem)
+endif()
 set(public_headers
   base/dtype.h base/error.h base/settings.h base/thread_pool.h device/stream.h device/tensor.h plan/cost.h plan/layout.h
   plan/schedule.h comm/communicator.h comm/launch.h comm/tuning.h)
@@ -35,7 +38,7 @@ foreach(module IN LISTS cxx_modules)
       endif()
     elseif(DEFINED "find_${lib}")
       list(APPEND LANE_FIND_DEPENDENCIES "  ${find_${lib}}")
-    elseif(NOT lib MATCHES "^\\$<BUILD_INTERFACE:" AND NOT lib STREQUAL CMAKE_DL_LIBS)
+    elseif(NOT lib MATCHES "^\\$<BUILD_INTERFACE:" AND NOT lib STREQUAL CMAKE_DL_LIBS AND NOT lib STREQUAL LANE_NVSHMEM_DEVICE)
       message(FATAL_ERROR "${lib}, which lane_${module} uses, needs its line in cmake/install.cmake: how is it found?")
     endif()
   endforeach()

@@ -1,25 +1,95 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU: builds (or takes binaries that were built before), runs the tests labelled gpu, then prints a short table.
-#   scripts/gpu_check.sh                 build with preset cuda, then test
-#   scripts/gpu_check.sh --prebuilt DIR  test binaries are in DIR
+# Everything that needs GPUs: the tests labelled gpu, a small set of them under compute-sanitizer, then the benchmarks; ends
+# with a short table. Builds first, or takes binaries that were built elsewhere.
+#   scripts/gpu_check.sh                     build with preset cuda, then check
+#   scripts/gpu_check.sh --prebuilt DIR      test_*_gpu, lane and peers/ are in DIR
+#   ... --out DIR                            where results go [out/gpu]
+#   ... --only tests|sanitizer|bench         one of the three
+#   ... --quick                              fewer samples
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-if [ "${1:-}" = --prebuilt ]; then
-  tests=("$2"/test_*_gpu)
+prebuilt='' out=out/gpu only='' samples=1000
+while [ $# -gt 0 ]; do
+  case $1 in
+    --prebuilt) prebuilt=$2; shift 2 ;;
+    --out) out=$2; shift 2 ;;
+    --only) only=$2; shift 2 ;;
+    --quick) samples=200; shift ;;
+    *) echo "$0: unknown argument $1" >&2; exit 2 ;;
+  esac
+done
+mkdir -p "$out"
+if [ -n "$prebuilt" ]; then
+  tests=("$prebuilt"/test_*_gpu) lane=$prebuilt/lane peers=$prebuilt/peers
 else
   cmake --preset cuda >/dev/null
   cmake --build --preset cuda -- --quiet
   mapfile -t tests < <(find build/cuda/tests -type f -name 'test_*_gpu')
+  lane=build/cuda/cli/lane peers=build/cuda/bench/peers/cuda
 fi
 nvidia-smi --query-gpu=index,name,memory.total,driver_version --format=csv,noheader
+gpus=$(nvidia-smi --list-gpus | wc -l)
 failed=0
-for test in "${tests[@]}"; do
-  if output=$("$test" 2>&1); then
-    printf '%-32s %s\n' "$(basename "$test")" "$(grep -c '\[       OK' <<<"$output") passed"
-  else
-    printf '%-32s FAILED\n%s\n' "$(basename "$test")" "$output"
-    failed=1
-  fi
-done
+
+wants() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+
+if wants tests; then
+  for test in "${tests[@]}"; do
+    name=$(basename "$test")
+    if "$test" --gtest_brief=1 >"$out/$name.log" 2>&1; then
+      printf '%-28s %s\n' "$name" "$(tail -n 2 "$out/$name.log" | tr '\n' ' ')"
+    else
+      printf '%-28s FAILED, see %s\n' "$name" "$out/$name.log"
+      grep -vE '^\[ +(OK|RUN)|^$' "$out/$name.log" | tail -n 40
+      failed=1
+    fi
+  done
+fi
+
+if wants sanitizer; then
+  for tool in memcheck racecheck; do
+    # Peer access that is there already is an error to the tool, and to nobody else.
+    quiet=$([ $tool = memcheck ] && echo --report-api-errors=no || true)
+    for test in "${tests[@]}"; do
+      case $test in *_sanitizer_gpu) ;; *) continue ;; esac
+      log=$out/sanitizer.$tool.log
+      if compute-sanitizer --tool "$tool" $quiet --error-exitcode 9 "$test" >"$log" 2>&1; then
+        printf '%-28s clean, %s tests\n' "$tool" "$(grep -c '\[       OK' "$log" || true)"
+      else
+        printf '%-28s FAILED, see %s\n' "$tool" "$log"
+        tail -n 30 "$log"
+        failed=1
+      fi
+    done
+  done
+fi
+
+bench() {  # name, flags of bench allreduce
+  local name=$1
+  shift
+  echo "== $name: lane bench allreduce --device cuda $*"
+  "$lane" bench allreduce --device cuda --no-progress --peer-dir "$peers" --json "$out/$name.json" "$@" |
+    tee "$out/$name.txt" | grep -vE 'p50/1|p99/1' || failed=1
+}
+
+if wants bench && [ "$gpus" -ge 2 ]; then
+  sizes=8K,16K,32K,64K,128K,256K,512K,1M,2M,4M
+  all=nccl,nccl:symmetric,nvshmem:own,flashinfer,vllm
+  for n in 4 2; do
+    [ "$gpus" -ge "$n" ] || continue
+    bench "h200x${n}_bf16" --ranks "$n" --dtype bfloat16 --sizes $sizes --samples "$samples" --algorithm auto,one_shot,two_shot \
+      --peers $all --svg "$out/h200x${n}_bf16.svg"
+  done
+  n=$((gpus >= 4 ? 4 : 2))
+  bench "h200x${n}_f32" --ranks $n --dtype float32 --sizes $sizes --samples $((samples / 2)) --peers nccl,nccl:symmetric,vllm
+  export LANE_NCCL=on  # large vectors are its business, and it cannot start under graph capture
+  bench "h200x${n}_large" --ranks $n --dtype bfloat16 --sizes 8M,16M,64M,256M --samples 60 --calls-per-graph 3 --peers nccl
+  unset LANE_NCCL
+  bench "h200x${n}_decode" --ranks $n --dtype bfloat16 --sizes 8K,64K,256K,1M --samples $((samples / 2)) --cold --with-gemm \
+    --skew 5 --peers nccl:symmetric,flashinfer
+  bench "h200x${n}_norm" --ranks $n --dtype bfloat16 --sizes 8K --samples $((samples / 2)) --peers flashinfer \
+    --fused 8192x1,8192x4,8192x16,8192x64,4096x1,4096x4,4096x16,4096x64
+  bench "hosts4x1" --ranks 4 --nodes 4 --dtype bfloat16 --sizes 8K,32K,128K,256K,512K,1M,2M --samples $((samples / 4)) --peers nccl
+  bench "hosts2x2" --ranks 4 --nodes 2 --dtype bfloat16 --sizes 8K,32K,128K,256K,512K,1M,2M --samples $((samples / 4)) --peers nccl
+fi
 exit $failed

@@ -30,6 +30,19 @@ inline constexpr std::array kSettings = {
     Setting{"LANE_HOST", "",
             "another name for this host: ranks with different ones share no memory, which emulates hosts"},
     Setting{"LANE_TRANSPORT", "auto", "what carries data between hosts: auto, tcp or ucx"},
+    Setting{"LANE_PROXY_CHANNELS", "4",
+            "threads that sum pieces of a GPU's vector between nodes where GPUs cannot reach the network: 1 to 32"},
+    Setting{"LANE_GPU_FABRIC", "auto",
+            "how GPUs of different nodes exchange data: auto, p2p (emulated nodes of one machine), nvshmem (puts over "
+            "RDMA) or proxy"},
+    Setting{
+        "LANE_NCCL", "auto",
+        "whether NCCL may carry all-reduces on GPUs: auto (started when first needed, but not under graph capture), "
+        "on (started at once) or off"},
+    Setting{"LANE_PEER_MEMORY", "auto",
+            "how GPUs of a host share memory between processes: auto, vmm (outlives its process) or ipc"},
+    Setting{"LANE_MULTICAST", "off",
+            "whether all-reduces on GPUs may use NVSwitch's multicast: off, or on, which has never been run"},
     Setting{"LANE_TUNING", "",
             "file of what `lane tune` measured, or off; empty: lane/tuning.json in the cache folder"},
 };

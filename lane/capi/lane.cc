@@ -103,10 +103,10 @@ class Call {
   DType type() const { return static_cast<DType>(dtype_); }
 
   // `parts`: how many times count elements there are.
-  TensorView vector(const char* name, const void* data, int parts = 1) const {
+  TensorView vector(const char* name, const void* data, int parts = 1, lane::Device device = {}) const {
     if (data == nullptr && count_ > 0)
       refuse(fmt::format("{}: {} is NULL, expected {} elements", function_, name, count_ * static_cast<size_t>(parts)));
-    return {const_cast<void*>(data), type(), {1, 1, parts, static_cast<int64_t>(count_)}, {}};
+    return {const_cast<void*>(data), type(), {1, 1, parts, static_cast<int64_t>(count_)}, device};
   }
 
   ReduceOp op(lane_op_t op) const {
@@ -127,6 +127,11 @@ class Call {
   size_t count_;
   lane_dtype_t dtype_;
 };
+
+lane::Device gpu(const char* function, int device) {
+  if (device < 0) refuse(fmt::format("{}: there is no device {}, expected the number of a GPU", function, device));
+  return {lane::DeviceKind::kCuda, device};
+}
 
 // The caller's options as this version knows them: a program built with another version has a struct of another size.
 lane_join_options_t known_part(const lane_join_options_t* options) {
@@ -301,5 +306,32 @@ lane_status_t lane_barrier(lane_comm_t comm) {
   return guarded([&] {
     lane_comm& mine = seat(comm, "lane_barrier");
     mine.communicator.barrier(mine.stream);
+  });
+}
+
+lane_status_t lane_open_device(lane_comm_t comm, int device) {
+  return guarded([&] {
+    Communicator& group = seat(comm, "lane_open_device").communicator;
+    group.open_device(gpu("lane_open_device", device));
+  });
+}
+
+lane_status_t lane_all_reduce_cuda(lane_comm_t comm, const void* in, void* out, size_t count, lane_dtype_t dtype,
+                                   lane_op_t op, int device, void* cuda_stream) {
+  return guarded([&] {
+    const Call call("lane_all_reduce_cuda", comm, count, dtype);
+    const lane::Device where = gpu("lane_all_reduce_cuda", device);
+    const TensorView from = call.vector("in", in, 1, where), to = call.vector("out", out, 1, where);
+    const ReduceOp operation = call.op(op);
+    lane::Stream stream = lane::Stream::borrow(where, cuda_stream);
+    call.group().all_reduce(from, to, operation, stream);
+  });
+}
+
+lane_status_t lane_wait_cuda(lane_comm_t comm, int device, void* cuda_stream) {
+  return guarded([&] {
+    Communicator& group = seat(comm, "lane_wait_cuda").communicator;
+    lane::Stream stream = lane::Stream::borrow(gpu("lane_wait_cuda", device), cuda_stream);
+    group.wait(stream);
   });
 }

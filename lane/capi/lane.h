@@ -17,8 +17,9 @@
  * LANE_INVALID_ARGUMENT before anything is sent: the communicator stays as it was. The other ranks meanwhile wait for
  * this one, until the timeout; a program that gives up tells them with lane_abort().
  *
- * MEMORY. Vectors are dense and in host memory. They are the caller's, and a call is done with them when it returns.
- * The library keeps no pointer that it was given. A NULL vector is right where the count is 0.
+ * MEMORY. Vectors are dense and in host memory, but where a function ends in _cuda in that of a GPU. They are the
+ * caller's, and a call is done with them when it returns. The library keeps no pointer that it was given. A NULL vector
+ * is right where the count is 0.
  *
  * THREADS. One thread at a time per communicator; different communicators may be used at the same time. A thread inside
  * a call must not be cancelled. After fork() the child uses none of its parent's communicators.
@@ -154,6 +155,23 @@ LANE_API lane_status_t lane_broadcast(lane_comm_t comm, void* data, size_t count
 
 /* Returns when all ranks have called it. */
 LANE_API lane_status_t lane_barrier(lane_comm_t comm);
+
+/* GPUS. Each rank has one; `device` is its number for CUDA in this process, `cuda_stream` the handle of one of its
+ * streams, NULL for the default one. A library that was built without CUDA returns LANE_UNSUPPORTED. */
+
+/* Prepares comm for vectors on that GPU, which takes seconds at most. All ranks call it, ahead of any graph capture;
+ * without it, the first collective does it. */
+LANE_API lane_status_t lane_open_device(lane_comm_t comm, int device);
+
+/* As lane_all_reduce(), with in and out in the GPU's memory: puts the work onto the stream and returns. They stay alive
+ * until the stream has passed them and need not be registered. The stream may be captured into a CUDA graph, whose
+ * replays then count as calls: all ranks replay in the same order. */
+LANE_API lane_status_t lane_all_reduce_cuda(lane_comm_t comm, const void* in, void* out, size_t count,
+                                            lane_dtype_t dtype, lane_op_t op, int device, void* cuda_stream);
+
+/* Waits for the stream and says whether a collective on it failed; after a replay of a graph this is where failures
+ * show. */
+LANE_API lane_status_t lane_wait_cuda(lane_comm_t comm, int device, void* cuda_stream);
 
 #ifdef __cplusplus
 }

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <exception>
 #include <map>
-#include <mutex>
 #include <thread>
 
 #include "lane/base/file.h"
@@ -17,6 +16,8 @@
 #include "lane/base/trace.h"
 #include "lane/comm/bootstrap.h"
 #include "lane/comm/bootstrap/tcp_door.h"
+#include "lane/comm/cuda/proxy.h"
+#include "lane/comm/device_group.h"
 #include "lane/comm/executor/executor.h"
 #include "lane/comm/executor/program.h"
 #include "lane/comm/group/board.h"
@@ -41,11 +42,13 @@ void copy_bytes(const void* from, void* to, int64_t bytes) {
 
 std::byte* at(const void* base, int64_t offset) { return static_cast<std::byte*>(const_cast<void*>(base)) + offset; }
 
-// `factor`: how many times as many elements out has as in; negative the other way round.
-void check(const char* operation, const TensorView& in, const TensorView& out, int64_t in_parts, int64_t out_parts) {
-  for (const TensorView* tensor : {&in, &out})
-    if (tensor->device.kind != DeviceKind::kCpu)
-      throw Error(ErrorCode::kUnsupported, fmt::format("{} of tensors on a GPU is not there yet", operation));
+bool is_on_gpu(const TensorView& tensor) { return tensor.device.kind != DeviceKind::kCpu; }
+
+// `out` has out_parts / in_parts as many elements as `in`.
+void check(const char* operation, const TensorView& in, const TensorView& out, int64_t in_parts, int64_t out_parts,
+           const Stream& stream) {
+  if (in.device != out.device || in.device != stream.device())
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{} of tensors and a stream on different devices", operation));
   if (in.dtype != out.dtype || in.count() * out_parts != out.count() * in_parts || in.count() % in_parts != 0)
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{} of {} {} into {} {} among {} ranks", operation, in.count(), name_of(in.dtype),
@@ -83,36 +86,6 @@ std::vector<std::string> names_by_rank(const std::vector<std::string>& hosts, co
     for (const int node : layout.node_of) names.push_back(hosts[node]);
   return names;
 }
-
-// What rank 0 knows from earlier measurements, as text for all ranks. A file that cannot be used is worth a warning, no
-// more: the cost model does without.
-std::string read_tuning() {
-  const TuningHardware hardware = this_hardware("");
-  Json text{{"cpu_model", hardware.cpu_model}, {"num_cpus", hardware.num_cpus}};
-  const std::string file = tuning_file();
-  if (!file.empty() && file_exists(file)) try {
-      constexpr int64_t kMostBytes = 64 << 20;
-      const TuningTable table = TuningTable::parse(read_file(file, kMostBytes), file);
-      text["table"] = table.of_cpus(hardware.cpu_model, hardware.num_cpus).to_text();
-    } catch (const Error& error) {
-      log(LogLevel::kWarn, fmt::format("measured collectives are not used: {}", error.what()));
-    }
-  return text.dump();
-}
-
-// Split groups whose ranks are threads find their memory here.
-struct ThreadGroups {
-  std::mutex mutex;
-  std::map<std::string, std::weak_ptr<GroupMemory>> memories;
-
-  std::shared_ptr<GroupMemory> memory(const std::string& job, int num_ranks) {
-    const std::lock_guard lock(mutex);
-    auto& known = memories[job];
-    auto memory = known.lock();
-    if (!memory) known = memory = GroupMemory::for_threads(num_ranks);
-    return memory;
-  }
-};
 
 }  // namespace
 
@@ -174,7 +147,7 @@ struct Communicator::Impl {
 
   // Before the first collective that the caller asks for, which starts counting anew.
   void share_tuning(Communicator& group) {
-    const std::string text = group.broadcast_text(options.rank == 0 ? read_tuning() : "", 0);
+    const std::string text = group.broadcast_text(options.rank == 0 ? tuning_to_share() : "", 0);
     const Json said = Json::parse(text);
     auto shared = std::make_shared<Tuning>();
     shared->hardware = {said.at("cpu_model").get<std::string>(), said.at("num_cpus").get<int>(), ""};
@@ -263,6 +236,46 @@ struct Communicator::Impl {
     run(kind, what, dtype, bytes, ReduceOp::kSum, root);
   }
 
+  // What each rank gave, by rank.
+  std::vector<std::string> exchange(const std::string& mine) {
+    std::vector<int64_t> lengths(options.size);
+    const auto length = static_cast<int64_t>(mine.size());
+    gather_bytes(OperationKind::kSplit, &length, lengths.data(), DType::kU8, sizeof(length));
+    const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+    std::string padded = mine, all(static_cast<size_t>(longest * options.size), '\0');
+    padded.resize(static_cast<size_t>(longest));
+    gather_bytes(OperationKind::kSplit, padded.data(), all.data(), DType::kU8, longest);
+    std::vector<std::string> result;
+    for (int r = 0; r < options.size; ++r)
+      result.push_back(all.substr(static_cast<size_t>(r * longest), static_cast<size_t>(lengths[r])));
+    return result;
+  }
+
+  DeviceGroup& device(Device where) {
+    if (on_device && gpu == where) return *on_device;
+    if (on_device)
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("this rank's collectives use GPU {}; they cannot use GPU {}, too", gpu.index, where.index));
+    gpu = where;
+    HostSide host{.rank = options.rank,
+                  .layout = chooser.fabric().layout,
+                  .exchange = [this](const std::string& mine) { return exchange(mine); },
+                  .split_channels = split_channels,
+                  .board = board.get(),
+                  .timeout = options.timeout,
+                  .first_number = options.first_number,
+                  .hardware = hardware(),
+                  .tuning = tuning ? &tuning->table : nullptr};
+    on_device = make_device_group(std::move(host), where.index);
+    if (keeps_one_order) on_device->keep_one_order();
+    return *on_device;
+  }
+  DeviceGroup& opened_device() const {
+    if (!on_device) throw Error(ErrorCode::kInvalidArgument, "call open_device() on all ranks first");
+    return *on_device;
+  }
+
   struct Recent {
     int64_t bytes = -1;
     Collective collective{};
@@ -277,6 +290,7 @@ struct Communicator::Impl {
   std::map<std::tuple<Collective, std::string, int>, Program> programs;
   std::shared_ptr<ThreadGroups> threads;  // if the ranks are threads
   int num_splits = 0;
+  bool keeps_one_order = false;               // of sums on GPUs, too, once they are opened
   std::shared_ptr<const Tuning> tuning;       // null where nobody told
   std::array<uint64_t, 2> logged_sizes = {};  // of all-reduces of 32 and of 16 bits: a bit for each power of two
 
@@ -287,6 +301,10 @@ struct Communicator::Impl {
   std::unique_ptr<Board> board;
   std::unique_ptr<Executor> executor;
   std::unique_ptr<Monitor> monitor;  // null between threads; ends before the board goes
+
+  std::function<std::vector<Communicator>(int)> split_channels;  // while a device is opened
+  Device gpu;
+  std::unique_ptr<DeviceGroup> on_device;  // null until it is used; ends before the board goes
 };
 
 Communicator::Communicator() : impl_(new Impl) {}
@@ -325,22 +343,24 @@ int Communicator::rank() const { return impl_->options.rank; }
 int Communicator::size() const { return impl_->options.size; }
 const plan::Fabric& Communicator::fabric() const { return impl_->chooser.fabric(); }
 
-void Communicator::all_reduce(TensorView in, TensorView out, ReduceOp op, Stream&) {
+void Communicator::all_reduce(TensorView in, TensorView out, ReduceOp op, Stream& stream) {
   const TraceSpan span("all_reduce", TraceKind::kCommunication, in.bytes());
-  check("all_reduce", in, out, 1, 1);
+  check("all_reduce", in, out, 1, 1, stream);
   check_sum("all_reduce", in.dtype);
-  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
+  if (size() == 1) return copy_on_device(in, out, stream);
+  if (is_on_gpu(in)) return device_group(in.device).all_reduce(in, out, op, stream);
   const int scale = static_cast<int>(size_of(partial_type(in.dtype)) / size_of(in.dtype));
   const Program& program = impl_->program_for(Collective::kAllReduce, in.bytes(), scale);
   impl_->cut_evenly(in.data, out.data, in.dtype, in.count(), program.num_chunks);
   impl_->run(OperationKind::kAllReduce, program, in.dtype, in.bytes(), op);
 }
 
-void Communicator::reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream&) {
+void Communicator::reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream) {
   const TraceSpan span("reduce_scatter", TraceKind::kCommunication, in.bytes());
-  check("reduce_scatter", in, out, size(), 1);
+  check("reduce_scatter", in, out, size(), 1, stream);
   check_sum("reduce_scatter", in.dtype);
-  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
+  if (size() == 1) return copy_on_device(in, out, stream);
+  if (is_on_gpu(in)) return device_group(in.device).reduce_scatter(in, out, op, stream);
   const int scale = static_cast<int>(size_of(partial_type(in.dtype)) / size_of(in.dtype));
   impl_->chunks.resize(size());
   for (int r = 0; r < size(); ++r)
@@ -349,17 +369,19 @@ void Communicator::reduce_scatter(TensorView in, TensorView out, ReduceOp op, St
              in.bytes(), op);
 }
 
-void Communicator::all_gather(TensorView in, TensorView out, Stream&) {
+void Communicator::all_gather(TensorView in, TensorView out, Stream& stream) {
   const TraceSpan span("all_gather", TraceKind::kCommunication, out.bytes());
-  check("all_gather", in, out, 1, size());
-  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
+  check("all_gather", in, out, 1, size(), stream);
+  if (size() == 1) return copy_on_device(in, out, stream);
+  if (is_on_gpu(in)) return device_group(in.device).all_gather(in, out, stream);
   impl_->gather_bytes(OperationKind::kAllGather, in.data, out.data, in.dtype, in.count());
 }
 
-void Communicator::all_to_all(TensorView in, TensorView out, Stream&) {
+void Communicator::all_to_all(TensorView in, TensorView out, Stream& stream) {
   const TraceSpan span("all_to_all", TraceKind::kCommunication, in.bytes());
-  check("all_to_all", in, out, size(), size());
-  if (size() == 1) return copy_bytes(in.data, out.data, in.bytes());
+  check("all_to_all", in, out, size(), size(), stream);
+  if (size() == 1) return copy_on_device(in, out, stream);
+  if (is_on_gpu(in)) throw Error(ErrorCode::kUnsupported, "all_to_all of tensors on GPUs is not there");
   const std::byte* in_begin = at(in.data, 0);
   const std::byte* out_begin = at(out.data, 0);
   if (in.bytes() > 0 && in_begin < out_begin + out.bytes() && out_begin < in_begin + in.bytes())
@@ -375,19 +397,66 @@ void Communicator::all_to_all(TensorView in, TensorView out, Stream&) {
   impl_->run(OperationKind::kAllToAll, impl_->program_for(Collective::kAllToAll, in.bytes()), in.dtype, in.bytes());
 }
 
-void Communicator::broadcast(TensorView inout, int root, Stream&) {
+void Communicator::broadcast(TensorView inout, int root, Stream& stream) {
   const TraceSpan span("broadcast", TraceKind::kCommunication, inout.bytes());
-  check("broadcast", inout, inout, 1, 1);
+  check("broadcast", inout, inout, 1, 1, stream);
   check_root("broadcast from", root, size());
   if (size() == 1) return;
+  if (is_on_gpu(inout)) return device_group(inout.device).broadcast(inout, root, stream);
   impl_->broadcast_bytes(OperationKind::kBroadcast, inout.data, inout.dtype, inout.count(), root);
 }
 
-void Communicator::barrier(Stream&) {
+void Communicator::barrier(Stream& stream) {
   const TraceSpan span("barrier", TraceKind::kCommunication);
   if (size() == 1) return;
+  if (stream.device().kind != DeviceKind::kCpu) {
+    const TensorView nothing{nullptr, DType::kU8, {1, 1, 1, 0}, stream.device()};
+    return device_group(stream.device()).all_gather(nothing, nothing, stream);
+  }
   impl_->gather_bytes(OperationKind::kBarrier, nullptr, nullptr, DType::kU8, 0);
 }
+
+void Communicator::all_reduce_add_rms_norm(TensorView in, TensorView residual, TensorView weight, float epsilon,
+                                           TensorView normed, Stream& stream, float fp8_scale) {
+  const TraceSpan span("all_reduce_add_rms_norm", TraceKind::kCommunication, in.bytes());
+  check("all_reduce_add_rms_norm", in, residual, 1, 1, stream);
+  if (!is_on_gpu(in))
+    throw Error(ErrorCode::kUnsupported, "all_reduce_add_rms_norm is for tensors on GPUs; on CPUs, call its parts");
+  const DType type = fp8_scale == 0 ? in.dtype : DType::kU8;
+  if (weight.dtype != in.dtype || weight.count() != in.cols() || normed.dtype != type || normed.count() != in.count())
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("all_reduce_add_rms_norm of [{}, {}] with a weight of {} and an output of {} {}", in.rows(),
+                            in.cols(), weight.count(), normed.count(), name_of(normed.dtype)));
+  if (size() == 1) throw Error(ErrorCode::kUnsupported, "all_reduce_add_rms_norm in a group of one");
+  device_group(in.device).all_reduce_add_rms_norm(in, residual, weight, epsilon, normed, fp8_scale, stream);
+}
+
+void Communicator::wait(Stream& stream) {
+  stream.synchronize();
+  if (impl_->on_device) impl_->on_device->check_failure();
+}
+
+void Communicator::open_device(Device device) {
+  if (size() == 1 || device.kind == DeviceKind::kCpu) return;
+  device_group(device);
+}
+DeviceGroup& Communicator::device_group(Device device) {
+  impl_->split_channels = [this](int channels) { return cuda::split_channels(*this, channels); };
+  DeviceGroup& group = impl_->device(device);
+  impl_->split_channels = nullptr;
+  return group;
+}
+std::string Communicator::device_fabric() const { return impl_->opened_device().fabric(); }
+std::vector<std::string> Communicator::device_algorithms(Device device) { return device_group(device).algorithms(); }
+void Communicator::set_device_algorithm(const std::string& name) { impl_->opened_device().set_algorithm(name); }
+std::string Communicator::device_algorithm(int64_t bytes, DType dtype) const {
+  return impl_->opened_device().algorithm(bytes, dtype);
+}
+std::string Communicator::explain_device(int64_t bytes, DType dtype) const {
+  return impl_->opened_device().explain(bytes, dtype);
+}
+TuningHardware Communicator::device_hardware() const { return impl_->opened_device().hardware(); }
+void Communicator::set_device_blocks(int most) { impl_->opened_device().set_most_blocks(most); }
 
 Communicator Communicator::split(int color, int key) {
   if (size() == 1) return {};
@@ -497,6 +566,8 @@ void Communicator::set_algorithm(const std::string& name) {
 
 void Communicator::keep_one_order() {
   impl_->chooser.keep_one_order();
+  impl_->keeps_one_order = true;
+  if (impl_->on_device) impl_->on_device->keep_one_order();
   impl_->recents.fill({});
 }
 

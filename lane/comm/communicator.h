@@ -13,6 +13,8 @@
 
 namespace lane {
 
+class DeviceGroup;
+
 // kAvg: the sum divided by the number of ranks. int32 wraps around, and its average is rounded toward zero.
 enum class ReduceOp : uint8_t { kSum, kMax, kMin, kProd, kAvg };
 
@@ -34,8 +36,9 @@ struct JoinOptions {
   uint64_t first_number = 1;  // of the group's collectives; tests start where counters of 32 bits would wrap
 };
 
-// One rank's seat in a group. Collectives are enqueued on `stream` and return at once (on the CPU: when done); `in` and
-// `out` may be the same memory and must stay alive until the stream has passed them. All ranks call the same
+// One rank's seat in a group. Collectives are enqueued on `stream` and return at once (on the CPU: when done), on CUDA
+// also under graph capture; `in` and `out` may be the same memory, need no registration, and must stay alive until the
+// stream has passed them. All ranks of a group hold their tensors on the same kind of device. All ranks call the same
 // collectives in the same order with the same sizes. A group of one copies and waits for nobody. One thread at a time
 // per Communicator.
 //
@@ -54,9 +57,15 @@ class Communicator {
   int rank() const;
   int size() const;
 
-  // Element by element over all ranks, accumulated in float32 (int32 in itself) and rounded once: the same bits on
+  // Element by element over all ranks, accumulated in float32 (int32 in itself) and rounded once (two_shot_fp8, which
+  // runs by name only, rounds coarsely: cuda/fp8_lines.h): the same bits on
   // every rank and, for a given algorithm, in every run. float32, bfloat16, float16 or int32.
   void all_reduce(TensorView in, TensorView out, ReduceOp op, Stream& stream);
+  // residual += the sum of `in` over all ranks, rounded to its type first; normed = RMSNorm(residual, epsilon) * weight
+  // (Zhang & Sennrich, arXiv 1910.07467), rounded once. All [rows, hidden] but weight [hidden]; no two overlap. On
+  // GPUs, as one kernel; with an `fp8_scale`, `normed` is kU8 and gets that times the value as 8-bit floats (e4m3).
+  void all_reduce_add_rms_norm(TensorView in, TensorView residual, TensorView weight, float epsilon, TensorView normed,
+                               Stream& stream, float fp8_scale = 0);
   // in [size, out...]: `out` is this rank's part of the sum. The types of all_reduce.
   void reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream);
   // out [size, in...]: what each rank gave, in rank order. Any dtype.
@@ -93,12 +102,30 @@ class Communicator {
   // faster. All ranks call it alike.
   void keep_one_order();
 
+  // Waits for the stream; throws if a collective on it failed. Work that was captured into graphs is not noticed by
+  // the functions above: after replaying one, this is where failures show.
+  void wait(Stream& stream);
+
+  // On GPUs the ranks exchange in another way, which is set up at the first collective with tensors there, or here;
+  // all ranks call it alike, ahead of any graph capture. What follows needs that.
+  void open_device(Device device);
+  std::string device_fabric() const;                          // "peer memory (VMM)"
+  std::vector<std::string> device_algorithms(Device device);  // opens it
+  void set_device_algorithm(const std::string& name);         // "auto", or of device_algorithms(), and such as
+                                                              // two_shot:64x512; all ranks call it alike
+  std::string device_algorithm(int64_t bytes, DType dtype) const;
+  std::string explain_device(int64_t bytes, DType dtype) const;
+  TuningHardware device_hardware() const;  // what a measurement on these GPUs holds for; rank 0's
+  // At most so many blocks run a collective, which leaves the other multiprocessors to other kernels.
+  void set_device_blocks(int most);
+
   const plan::Fabric& fabric() const;  // what joins the ranks, and which are on which node
   TuningHardware hardware() const;     // what a measurement in this group holds for; rank 0's
 
  private:
   friend std::vector<Communicator> make_local_group(int, JoinOptions, plan::Layout);
   struct Impl;
+  DeviceGroup& device_group(Device device);
   explicit Communicator(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,7 +32,8 @@ struct TuningCurve {
   bool operator==(const TuningCurve&) const = default;
 
   // Seconds for a vector of any size: straight between the measured sizes where both axes are logarithmic, and beyond
-  // them in parallel to `model`. There is at least one point.
+  // them in parallel to `model`, seconds for a size. There is at least one point; bytes is 1 or more.
+  double at(int64_t bytes, const std::function<double(int64_t bytes)>& model) const;
   double at(int64_t bytes, const plan::Cost& model) const;
 };
 
@@ -93,5 +95,9 @@ std::vector<int> shape_of(const plan::Layout& layout);
 std::string tuning_file();
 
 TuningHardware this_hardware(const std::string& transport);
+
+// What rank 0 knows from earlier measurements, as text for all ranks: its hardware and table. A file that cannot be
+// used is worth a warning, no more: the cost model does without.
+std::string tuning_to_share();
 
 }  // namespace lane

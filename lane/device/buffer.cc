@@ -74,4 +74,13 @@ void copy_to_host(TensorView from, void* host, Stream& stream) {
     impl::cuda_copy_to_host(from.data, host, from.bytes(), stream.native());
 }
 
+void copy_on_device(TensorView from, TensorView to, Stream& stream) {
+  ensure(from.bytes() == to.bytes(), "a copy has as many bytes");
+  if (from.data == to.data || from.bytes() == 0) return;
+  if (from.device.kind == DeviceKind::kCpu)
+    std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes()));
+  else
+    impl::cuda_copy_on_device(from.data, to.data, from.bytes(), stream.native());
+}
+
 }  // namespace lane

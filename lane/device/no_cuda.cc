@@ -12,9 +12,11 @@ namespace {
 }  // namespace
 
 std::unique_ptr<StreamBackend> make_cuda_stream(int) { no_cuda(); }
+std::unique_ptr<StreamBackend> borrow_cuda_stream(void*) { no_cuda(); }
 void* cuda_allocate(int, int64_t) { no_cuda(); }
 void cuda_free(int, void*) noexcept {}
 void cuda_copy_to_device(const void*, void*, int64_t, void*) { no_cuda(); }
+void cuda_copy_on_device(const void*, void*, int64_t, void*) { no_cuda(); }
 void cuda_copy_to_host(const void*, void*, int64_t, void*) { no_cuda(); }
 
 }  // namespace lane::impl

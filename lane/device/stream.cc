@@ -14,6 +14,12 @@ struct Stream::Impl {
 Stream::Stream(Device device, int num_threads) : impl_(new Impl{device, nullptr, ThreadPool(num_threads)}) {
   if (device.kind == DeviceKind::kCuda) impl_->cuda = impl::make_cuda_stream(device.index);
 }
+Stream::Stream(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Stream Stream::borrow(Device device, void* native) {
+  if (device.kind != DeviceKind::kCuda)
+    throw Error(ErrorCode::kInvalidArgument, "a stream to borrow is a GPU's; on CPUs, make one");
+  return Stream(std::unique_ptr<Impl>(new Impl{device, impl::borrow_cuda_stream(native), ThreadPool(1)}));
+}
 Stream::~Stream() = default;
 Stream::Stream(Stream&&) noexcept = default;
 

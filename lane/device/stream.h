@@ -18,6 +18,9 @@ struct Device {
 class Stream {
  public:
   explicit Stream(Device device = {}, int num_threads = 1);  // num_threads: for the CPU
+  // A stream of somebody else's, such as a framework's: `native` is a vendor's handle on `device`, a GPU, outlives this
+  // and is not destroyed with it. Null is the device's default stream.
+  static Stream borrow(Device device, void* native);
   ~Stream();
   Stream(Stream&&) noexcept;
 
@@ -32,6 +35,7 @@ class Stream {
 
  private:
   struct Impl;
+  explicit Stream(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -70,8 +70,9 @@ class Buffer {
   TensorView view_;
 };
 
-// Copies between host memory and a tensor on any device; the CPU's copies are memcpy.
+// Copies between host memory and a tensor on any device, or between two on one; the CPU's copies are memcpy.
 void copy_to_device(const void* host, TensorView to, Stream& stream);
-void copy_to_host(TensorView from, void* host, Stream& stream);  // returns when the bytes are there
+void copy_to_host(TensorView from, void* host, Stream& stream);       // returns when the bytes are there
+void copy_on_device(TensorView from, TensorView to, Stream& stream);  // of as many bytes; the same memory is fine
 
 }  // namespace lane

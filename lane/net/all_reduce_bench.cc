@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "lane/base/error.h"
+#include "lane/net/agreement.h"
 #include "lane/net/timing.h"
 #include "lane/net/vectors.h"
 #include "lane/plan/schedule.h"
@@ -128,21 +129,11 @@ class Bench {
   }
 
   void check(AllReduceRow& row, const Case& what, const TensorView& out) {
-    struct Seen {
-      int64_t num_wrong;
-      uint64_t bits;
-    };
-    const Seen mine{count_wrong(what.dtype, what.op, group_.size(), out.data, out.count(), Rounding::kOnce),
-                    fingerprint(out.data, out.bytes())};
-    std::vector<Seen> all(static_cast<size_t>(group_.size()));
-    Seen copy = mine;
-    group_.all_gather({&copy, DType::kU8, {1, 1, 1, sizeof(Seen)}, {}},
-                      {all.data(), DType::kU8, {1, 1, group_.size(), sizeof(Seen)}, {}}, stream_);
-    row.num_wrong = 0;
-    for (const Seen& seen : all) {
-      row.num_wrong = std::max(row.num_wrong, seen.num_wrong);
-      row.same_bits = row.same_bits && seen.bits == mine.bits;
-    }
+    const Verdict verdict = compare_results(
+        group_, stream_, count_wrong(what.dtype, what.op, group_.size(), out.data, out.count(), Rounding::kOnce),
+        fingerprint(out.data, out.bytes()));
+    row.num_wrong = verdict.num_wrong;
+    row.same_bits = verdict.same_bits;
   }
 
   // Twenty times what it should be: a loaded machine may need that, but there is an end.
@@ -229,6 +220,15 @@ class Bench {
   std::map<std::pair<std::string, int>, plan::Cost> costs_;
 };
 
+void add_gpu_fields(Json& json, const AllReduceRow& row) {
+  json["mode"] = row.mode;
+  json["setting"] = row.setting;
+  if (row.is_peer) json["library"] = row.runs;
+  if (row.hidden > 0) json["hidden"] = row.hidden, json["num_tokens"] = row.num_tokens;
+  if (row.alone.num_samples > 0) json["time_alone"] = to_json(row.alone);
+  if (row.base_s > 0) json["base_s"] = row.base_s;
+}
+
 }  // namespace
 
 Json to_json(const AllReduceRow& row) {
@@ -238,8 +238,10 @@ Json to_json(const AllReduceRow& row) {
             {"redop", net::name_of(row.op)},
             {"kind", row.is_peer        ? "peer"
                      : row.is_ping_pong ? "ping_pong"
+                     : row.is_floor     ? "floor"
                                         : "lane"},
             {"algorithm", row.algorithm}};
+  if (!row.mode.empty()) add_gpu_fields(json, row);
   if (!row.why_not.empty()) {
     json["error"] = row.why_not;
     return json;
@@ -249,10 +251,11 @@ Json to_json(const AllReduceRow& row) {
   json["busbw_bytes_per_s"] = row.busbw;
   if (row.of_auto > 0) json["time_over_auto"] = row.of_auto;
   if (row.num_wrong >= 0) json["num_wrong"] = row.num_wrong;
-  if (row.is_peer || row.is_ping_pong) return json;
+  if (row.is_ping_pong || row.is_floor) return json;
+  if (!row.is_peer || !row.mode.empty()) json["same_bits"] = row.same_bits;
+  if (row.is_peer) return json;
   json["runs"] = row.runs;
-  json["expected_s"] = row.expected_s;
-  json["same_bits"] = row.same_bits;
+  if (row.expected_s > 0) json["expected_s"] = row.expected_s;
   return json;
 }
 

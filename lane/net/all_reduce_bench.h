@@ -36,6 +36,14 @@ struct AllReduceRow {
   int64_t num_wrong = -1;       // elements beyond the bound; -1: not checked
   bool same_bits = true;        // on all ranks
   std::string why_not;          // there is no time
+
+  // On GPUs; docs/measuring.md defines the times.
+  std::string mode;                    // "graph" or "eager"; empty on CPUs. A peer's library is in `runs`
+  std::string setting;                 // what goes on between the calls: "", "cold", "gemm" or "skew"
+  Measurement alone;                   // graph: of calls that are alone in their graph; `time` is of many in one
+  double base_s = 0;                   // what was subtracted: the same graph without the all-reduces, per call
+  int64_t hidden = 0, num_tokens = 0;  // of a fused operation
+  bool is_floor = false;               // an empty kernel in place of the all-reduce
 };
 Json to_json(const AllReduceRow& row);
 

@@ -12,6 +12,7 @@
 #include "lane/base/error.h"
 #include "lane/base/json.h"
 #include "lane/base/settings.h"
+#include "lane/net/agreement.h"
 #include "lane/net/coprocess.h"
 
 namespace lane::net {
@@ -94,13 +95,7 @@ struct Peer::Impl {
     if (!directory.empty()) std::filesystem::remove_all(directory, ignored);
   }
 
-  // What the first rank that has something to say says, the same on all ranks.
-  std::string agree(const std::string& mine) {
-    std::string said;
-    for (const std::string& each : group.gather_text(mine, 0))
-      if (said.empty()) said = each;
-    return group.broadcast_text(said, 0);
-  }
+  std::string agree(const std::string& mine) { return first_said(group, mine); }
 
   void start(const PeerOptions& options) {
     std::string failure, meeting_place;

@@ -6,19 +6,12 @@
 #include <cmath>
 
 #include "lane/base/trace.h"
+#include "lane/net/agreement.h"
 
 namespace lane::net {
 namespace {
 
 double seconds_since(int64_t start_ns) { return static_cast<double>(now_ns() - start_ns) * 1e-9; }
-
-// The largest over the ranks, element by element. As float32, which is a ten-millionth: no clock is better.
-void take_slowest(Communicator& group, Stream& stream, std::vector<double>& seconds) {
-  std::vector<float> values(seconds.begin(), seconds.end());
-  const TensorView view{values.data(), DType::kF32, {1, 1, 1, static_cast<int64_t>(values.size())}, {}};
-  group.all_reduce(view, view, ReduceOp::kMax, stream);
-  seconds.assign(values.begin(), values.end());
-}
 
 }  // namespace
 

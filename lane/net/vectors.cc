@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "lane/base/error.h"
 #include "lane/base/random.h"
@@ -17,8 +18,8 @@ constexpr std::array kSummable = {DType::kF32, DType::kBF16, DType::kF16, DType:
 constexpr int64_t kMostChecked = int64_t{1} << 24;  // contributions; more would take longer than what is measured
 
 // As ranks put it in, exactly: rounded to the type.
-double contribution(DType dtype, ReduceOp op, int rank, int64_t i) {
-  const auto key = static_cast<uint64_t>(rank) + 100, counter = static_cast<uint64_t>(i);
+double contribution(DType dtype, ReduceOp op, int rank, int64_t i, uint64_t seed) {
+  const auto key = static_cast<uint64_t>(rank) + 100 + (seed << 32), counter = static_cast<uint64_t>(i);
   const double uniform = random_uniform(key, counter) - 0.5;
   if (dtype == DType::kI32) return std::floor(uniform * (op == ReduceOp::kProd ? 6 : 2e8));
   const double scale = 1 << (mix64(counter) % 8);
@@ -39,7 +40,7 @@ int32_t as_int(uint32_t bits) { return static_cast<int32_t>(bits); }
 
 // The bound is derived in tests/comm/collectives_test.cc: |error| <= (n-1) 2^-24 sum |x| for float32 sums in any order,
 // for products (n-1) 2^-24 |product| to first order, and half a unit of the type for the rounding at the end.
-bool is_right(DType dtype, ReduceOp op, int num_ranks, double got, int64_t i, Rounding rounding) {
+bool is_right(DType dtype, ReduceOp op, int num_ranks, double got, int64_t i, Rounding rounding, uint64_t seed) {
   const double unit = dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-24;
   const double step = rounding == Rounding::kEveryStep ? unit : 0x1p-24;
   const double tiny = dtype == DType::kF16 ? 0x1p-25 : 0;  // half of its smallest step
@@ -47,7 +48,7 @@ bool is_right(DType dtype, ReduceOp op, int num_ranks, double got, int64_t i, Ro
   double sum = 0, magnitude = 0, product = 1, largest = -INFINITY, smallest = INFINITY;
   uint32_t bits = 0, product_bits = 1;
   for (int rank = 0; rank < num_ranks; ++rank) {
-    const double x = contribution(dtype, op, rank, i);
+    const double x = contribution(dtype, op, rank, i, seed);
     sum += x, magnitude += std::abs(x), product *= x;
     largest = std::max(largest, x), smallest = std::min(smallest, x);
     if (dtype != DType::kI32) continue;
@@ -86,9 +87,9 @@ DType summable_from_name(std::string_view name) {
               "\"" + std::string(name) + "\" is no type that is added up; known: float32, bfloat16, float16, int32");
 }
 
-void fill(DType dtype, ReduceOp op, int rank, int64_t count, void* out) {
+void fill(DType dtype, ReduceOp op, int rank, int64_t count, void* out, uint64_t seed) {
   for (int64_t i = 0; i < count; ++i) {
-    const double value = contribution(dtype, op, rank, i);
+    const double value = contribution(dtype, op, rank, i, seed);
     const auto narrow = static_cast<float>(value);
     if (dtype == DType::kF32)
       static_cast<float*>(out)[i] = narrow;
@@ -99,7 +100,8 @@ void fill(DType dtype, ReduceOp op, int rank, int64_t count, void* out) {
   }
 }
 
-int64_t count_wrong(DType dtype, ReduceOp op, int num_ranks, const void* got, int64_t count, Rounding rounding) {
+int64_t count_wrong(DType dtype, ReduceOp op, int num_ranks, const void* got, int64_t count, Rounding rounding,
+                    uint64_t seed) {
   // Parts of a vector go different ways and end anywhere, so both ends are looked at closely and a prime stride
   // falls into every part.
   constexpr int64_t kEnds = 4096, kStrides[] = {1, 3, 7, 17, 37, 79, 163, 331, 673, 1361};
@@ -109,7 +111,44 @@ int64_t count_wrong(DType dtype, ReduceOp op, int num_ranks, const void* got, in
     if (count * num_ranks / stride <= kMostChecked) break;
   }
   for (int64_t i = 0; i < count; i += i < kEnds || i + stride >= count - kEnds ? 1 : stride)
-    if (!is_right(dtype, op, num_ranks, value_of(dtype, got, i), i, rounding)) ++num_wrong;
+    if (!is_right(dtype, op, num_ranks, value_of(dtype, got, i), i, rounding, seed)) ++num_wrong;
+  return num_wrong;
+}
+
+// The sum is as far off as is_right() allows a sum to be, and rounded before or after the residual is added; the norm
+// is taken of a residual that is as far off, and rounded twice. `unit` is half of the type's smallest step near one.
+int64_t count_wrong_norm(DType dtype, int num_ranks, const void* residual, const void* normed, int64_t rows,
+                         int64_t hidden, float epsilon, Rounding rounding, uint64_t seed) {
+  const double unit = dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-24;
+  const double step = rounding == Rounding::kEveryStep ? unit : 0x1p-24;
+  int64_t num_wrong = 0;
+  std::vector<double> wanted(static_cast<size_t>(hidden)), allowed(wanted.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    double squares = 0, slack = 0;
+    for (int64_t col = 0; col < hidden; ++col) {
+      const int64_t i = row * hidden + col;
+      double sum = 0, magnitude = 0;
+      for (int rank = 0; rank < num_ranks; ++rank) {
+        const double x = contribution(dtype, ReduceOp::kSum, rank, i, seed);
+        sum += x, magnitude += std::abs(x);
+      }
+      const double before = contribution(dtype, ReduceOp::kSum, 0, i, kResidualSeed), total = before + sum;
+      const double error =
+          num_ranks * step * magnitude * 1.01 + unit * (std::abs(sum) + std::abs(total)) * 1.1 + (unit * unit);
+      wanted[static_cast<size_t>(col)] = total, allowed[static_cast<size_t>(col)] = error;
+      squares += total * total, slack += 2 * std::abs(total) * error + error * error;
+      if (!(std::abs(value_of(dtype, residual, i) - total) <= error)) ++num_wrong;
+    }
+    const double mean = squares / static_cast<double>(hidden) + epsilon, scale = 1 / std::sqrt(mean);
+    const double scale_off = slack / static_cast<double>(hidden) / mean;  // relative, half of it to first order
+    for (int64_t col = 0; col < hidden; ++col) {
+      const double weight = contribution(dtype, ReduceOp::kProd, 0, col, kWeightSeed);
+      const double total = wanted[static_cast<size_t>(col)], right = total * scale * weight;
+      const double error = allowed[static_cast<size_t>(col)] * scale * std::abs(weight) * (1 + scale_off) +
+                           std::abs(right) * (scale_off + 3 * unit + hidden * 0x1p-24) + unit * unit;
+      if (!(std::abs(value_of(dtype, normed, row * hidden + col) - right) <= error)) ++num_wrong;
+    }
+  }
   return num_wrong;
 }
 

@@ -200,6 +200,14 @@ static void wrong_arguments(void) {
   REFUSED(bad, "no rank 1 among 1", lane_broadcast(comm, y, 1, LANE_FLOAT32, 1));
   REFUSED(bad, "no rank -1", lane_broadcast(comm, y, 1, LANE_FLOAT32, -1));
   REFUSED(bad, "lane_barrier: comm", lane_barrier(NULL));
+  REFUSED(bad, "lane_open_device: comm", lane_open_device(NULL, 0));
+  REFUSED(bad, "no device -1", lane_open_device(comm, -1));
+  REFUSED(bad, "lane_all_reduce_cuda: comm", lane_all_reduce_cuda(NULL, y, y, 1, LANE_FLOAT32, LANE_SUM, 0, NULL));
+  REFUSED(bad, "lane_all_reduce_cuda: in", lane_all_reduce_cuda(comm, NULL, y, 1, LANE_FLOAT32, LANE_SUM, 0, NULL));
+  REFUSED(bad, "no dtype 5", lane_all_reduce_cuda(comm, y, y, 1, 5, LANE_SUM, 0, NULL));
+  REFUSED(bad, "no op 5", lane_all_reduce_cuda(comm, y, y, 1, LANE_FLOAT32, 5, 0, NULL));
+  REFUSED(bad, "no device -1", lane_all_reduce_cuda(comm, y, y, 1, LANE_FLOAT32, LANE_SUM, -1, NULL));
+  REFUSED(bad, "lane_wait_cuda: comm", lane_wait_cuda(NULL, 0, NULL));
   REFUSED(bad, "lane_split: comm", lane_split(NULL, 0, 0, &part));
   REFUSED(bad, "lane_split: part", lane_split(comm, 0, 0, NULL));
   REFUSED(bad, "lane_abort: comm", lane_abort(NULL, "why"));
@@ -215,6 +223,15 @@ static void wrong_arguments(void) {
   CHECK(lane_version() == LANE_VERSION_NUMBER);
   for (int status = LANE_OK; status <= LANE_BUG; ++status)
     CHECK(strcmp(lane_status_string(status), lane_status_string(-1)) != 0);
+}
+
+/* Of a library without CUDA: the communicator stays as it was. */
+static void without_cuda(lane_comm_t comm) {
+  float x = 1;
+  if (lane_size(comm) > 1) REFUSED(LANE_UNSUPPORTED, "has no CUDA", lane_open_device(comm, 0));
+  REFUSED(LANE_UNSUPPORTED, "has no CUDA", lane_all_reduce_cuda(comm, &x, &x, 1, LANE_FLOAT32, LANE_SUM, 0, NULL));
+  REFUSED(LANE_UNSUPPORTED, "has no CUDA", lane_wait_cuda(comm, 0, NULL));
+  all_calls(comm);
 }
 
 /* What an all-reduce that cannot succeed returns, as a line that the test compares among the ranks. */
@@ -256,6 +273,8 @@ int main(int argc, char** argv) {
   CHECK(x[2] == 3.0f * (float)size);
   if (strcmp(scenario, "all") == 0 || strcmp(scenario, "options") == 0) {
     all_calls(comm);
+  } else if (strcmp(scenario, "without_cuda") == 0) {
+    without_cuda(comm);
   } else if (strcmp(scenario, "local_error") == 0) { /* and all goes on */
     if (rank == victim) REFUSED(LANE_INVALID_ARGUMENT, "NULL", lane_all_gather(comm, NULL, x, 1, LANE_FLOAT32));
     all_calls(comm);

@@ -82,6 +82,12 @@ TEST_F(CInterface, AWrongArgumentOfOneRankLeavesTheGroupAsItWas) {
   for (const Spawned::Result& result : run_ranks("local_error", 3)) EXPECT_EQ(result.status, 0) << result.text;
 }
 
+TEST_F(CInterface, WithoutCudaVectorsOnGpusAreRefused) {
+  if (LANE_HAS_CUDA) GTEST_SKIP() << "this build has CUDA";
+  for (const int size : {1, 2})
+    for (const Spawned::Result& result : run_ranks("without_cuda", size)) EXPECT_EQ(result.status, 0) << result.text;
+}
+
 TEST_F(CInterface, ARankThatDoesNotCome) {
   const auto result = start("missing", 0, 2, new_job()).wait();
   EXPECT_EQ(result.status, 0) << result.text;

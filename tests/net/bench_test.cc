@@ -90,7 +90,16 @@ TEST(BenchAllReduce, RefusesFlagsByNameWithARemedy) {
               {{"--dtype", "float8"}, "--dtype float8: \"float8\" is no type that is added up; known: float32"},
               {{"--op", "median"}, "--op median: there is no operation \"median\"; known: sum"},
               {{"--algorithms", "magic"}, "--algorithms magic: no all_reduce algorithm for one node is called magic"},
-              {{"--peers", "nccl"}, "--peers nccl: there is no library \"nccl\" to compare with; known: mpi"}};
+              {{"--peers", "nccl"}, "--peers nccl: there is no library \"nccl\" to compare with; known: mpi"},
+              {{"--device", "tpu"}, "--device"},
+              {{"--graph"}, "--graph is for --device cuda; leave it out here"},
+              {{"--fused", "8192x1"}, "--fused is for --device cuda; leave it out here"},
+              {{"--device", "cuda", "--in-place"}, "--in-place is for --device cpu; leave it out here"},
+              {{"--device", "cuda", "--peers", "NCCL"}, "--peers NCCL: a peer on GPUs is NAME or NAME:OPTIONS"},
+              {{"--device", "cuda", "--fused", "8192"}, "--fused 8192: give hidden size and tokens, as in 8192x1"},
+              {{"--device", "cuda", "--fused", "4100x1"}, "--fused 4100x1: the hidden size is to be a multiple of 8"},
+              {{"--device", "cuda", "--fused", "64x1", "--dtype", "int32"}, "--fused with --dtype int32: a norm is of"},
+              {{"--device", "cuda", "--eager", "--cold"}, "--cold, --with-gemm and --skew are measured in graphs"}};
   for (const auto& bad : kBad) {
     const test::Outcome run = bench(bad.flags);
     EXPECT_NE(run.status, 0) << bad.words;

@@ -57,6 +57,16 @@ TEST(Tune, MeasuresSavesMergesAndIsUsed) {
   EXPECT_NE(lane_with("off", bench, "info").err.find(" expected); "), std::string::npos);
 }
 
+// Said before any rank is started.
+TEST(Tune, OnGpusItNeedsThem) {
+  const test::Outcome limit = lane_with("off", {"tune", "collectives", "--device", "cuda", "--confidence", "0.1"});
+  EXPECT_NE(limit.status, 0);
+  EXPECT_NE(limit.err.find("--confidence and --time-limit are for --device cpu"), std::string::npos) << limit.err;
+  const test::Outcome run = lane_with("off", {"tune", "collectives", "--device", "cuda", "--sizes", "1K"});
+  EXPECT_NE(run.status, 0);  // no CUDA, no GPU, or no place for the table
+  EXPECT_NE(run.err, "");
+}
+
 // A table that cannot be used costs a warning; the job runs.
 TEST(Tune, ACorruptTableIsAWarning) {
   const Folder folder;

@@ -2,7 +2,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "lane/base/file.h"
@@ -56,6 +59,20 @@ class GroupMemory {
   std::vector<int> members_;
   int64_t ring_bytes_, cursors_at_, rings_at_, bytes_;
   std::byte* base_ = nullptr;
+};
+
+// Split groups whose ranks are threads find their memory here.
+struct ThreadGroups {
+  std::mutex mutex;
+  std::map<std::string, std::weak_ptr<GroupMemory>> memories;
+
+  std::shared_ptr<GroupMemory> memory(const std::string& job, int num_ranks) {
+    const std::lock_guard lock(mutex);
+    auto& known = memories[job];
+    auto memory = known.lock();
+    if (!memory) known = memory = GroupMemory::for_threads(num_ranks);
+    return memory;
+  }
 };
 
 }  // namespace lane

@@ -7,7 +7,9 @@
 #include <functional>
 
 #include "lane/base/error.h"
+#include "lane/base/file.h"
 #include "lane/base/json.h"
+#include "lane/base/log.h"
 #include "lane/base/settings.h"
 #include "lane/comm/tuning.h"
 #include "lane/topology/machine.h"
@@ -175,10 +177,14 @@ void merge_curve(TuningCurve& into, const TuningCurve& newer) {
 }  // namespace
 
 double TuningCurve::at(int64_t bytes, const plan::Cost& model) const {
+  return at(bytes, [&](int64_t size) { return model.at(size); });
+}
+
+double TuningCurve::at(int64_t bytes, const std::function<double(int64_t bytes)>& model) const {
   ensure(!points.empty(), "a curve has points");
   const auto beyond = [&](const TuningPoint& edge) {
-    const double there = model.at(edge.bytes);
-    return there > 0 ? edge.median_s * model.at(bytes) / there : edge.median_s;
+    const double there = model(edge.bytes);
+    return there > 0 ? edge.median_s * model(bytes) / there : edge.median_s;
   };
   if (bytes <= points.front().bytes) return beyond(points.front());
   if (bytes >= points.back().bytes) return beyond(points.back());
@@ -281,6 +287,20 @@ std::string tuning_file() {
 TuningHardware this_hardware(const std::string& transport) {
   // All of the host's CPUs: a rank that is bound to one of them is on the same hardware as one that is not.
   return {topology::discover().cpu_model, static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)), transport};
+}
+
+std::string tuning_to_share() {
+  const TuningHardware hardware = this_hardware("");
+  Json text{{"cpu_model", hardware.cpu_model}, {"num_cpus", hardware.num_cpus}};
+  const std::string file = tuning_file();
+  if (!file.empty() && file_exists(file)) try {
+      constexpr int64_t kMostBytes = 64 << 20;
+      const TuningTable table = TuningTable::parse(read_file(file, kMostBytes), file);
+      text["table"] = table.of_cpus(hardware.cpu_model, hardware.num_cpus).to_text();
+    } catch (const Error& error) {
+      log(LogLevel::kWarn, fmt::format("measured collectives are not used: {}", error.what()));
+    }
+  return text.dump();
 }
 
 }  // namespace lane

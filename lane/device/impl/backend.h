@@ -13,9 +13,11 @@ class StreamBackend {
 };
 
 std::unique_ptr<StreamBackend> make_cuda_stream(int device_index);
+std::unique_ptr<StreamBackend> borrow_cuda_stream(void* native);
 void* cuda_allocate(int device_index, int64_t bytes);
 void cuda_free(int device_index, void* memory) noexcept;
 void cuda_copy_to_device(const void* host, void* device, int64_t bytes, void* native_stream);
+void cuda_copy_on_device(const void* from, void* to, int64_t bytes, void* native_stream);
 void cuda_copy_to_host(const void* device, void* host, int64_t bytes, void* native_stream);
 
 }  // namespace lane::impl
