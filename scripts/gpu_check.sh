@@ -4,7 +4,7 @@
 #   scripts/gpu_check.sh                     build with preset cuda, then check
 #   scripts/gpu_check.sh --prebuilt DIR      test_*_gpu, lane and peers/ are in DIR
 #   ... --out DIR                            where results go [out/gpu]
-#   ... --only tests|sanitizer|bench         one of the three
+#   ... --only tests|stress|sanitizer|bench  one of the four
 #   ... --quick                              fewer samples
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,6 +41,19 @@ if wants tests; then
     else
       printf '%-28s FAILED, see %s\n' "$name" "$out/$name.log"
       grep -vE '^\[ +(OK|RUN)|^$' "$out/$name.log" | tail -n 40
+      failed=1
+    fi
+  done
+fi
+
+if wants stress; then
+  for test in "${tests[@]}"; do
+    case $test in *test_comm_gpu) ;; *) continue ;; esac
+    if LANE_TEST_CALLS=1000000 "$test" --gtest_filter=GpuStress.OfManyCalls >"$out/stress.log" 2>&1; then
+      printf '%-28s a million calls among 2, 3 and 4 ranks: right\n' stress
+    else
+      printf '%-28s FAILED, see %s\n' stress "$out/stress.log"
+      tail -n 30 "$out/stress.log"
       failed=1
     fi
   done

@@ -1,14 +1,12 @@
 // All-reduce, residual add and RMSNorm (Zhang & Sennrich, arXiv 1910.07467) in one kernel.
-#include <cooperative_groups.h>
 #include <cuda_fp8.h>
 
+#include "lane/comm/cuda/cluster.cuh"
 #include "lane/comm/cuda/shots.cuh"
 #include "lane/comm/cuda/start.cuh"
 
 namespace lane::cuda {
 namespace {
-
-namespace cg = cooperative_groups;
 
 constexpr int kMostThreads = 512;
 constexpr int kMostCluster = 8;
@@ -26,7 +24,7 @@ __device__ __forceinline__ float cluster_sum(float value, int parity) {
   __syncthreads();
   float total = 0;
   for (int w = 0; w < warps; ++w) total += of_warps[w];
-  cg::cluster_group cluster = cg::this_cluster();
+  Cluster cluster = this_cluster();
   const int blocks = static_cast<int>(cluster.num_blocks());
   if (blocks == 1) {
     __syncthreads();  // of_warps may be written again
@@ -70,7 +68,7 @@ template <class T, class Out, int kRanks, Shot kShot>
 __global__ void __launch_bounds__(kMostThreads)
     add_rms_norm(const __grid_constant__ Group group, const __grid_constant__ Vector<T, true> vector,
                  const __grid_constant__ Rows rows) {
-  cg::cluster_group cluster = cg::this_cluster();
+  Cluster cluster = this_cluster();
   const int width = static_cast<int>(cluster.num_threads());
   const int column = static_cast<int>(cluster.block_rank() * blockDim.x + threadIdx.x);
   // The last cluster is the clerk.

@@ -84,6 +84,7 @@ class CudaGroup final : public DeviceGroup {
                               properties.name, properties.major, properties.minor));
     load_kernels();
     most_blocks_ = std::min(kMostBlocks, properties.multiProcessorCount) - 1;
+    most_cluster_ = properties.major >= 9 ? 8 : 1;
     const std::string fabric = setting("LANE_GPU_FABRIC");
     if (fabric != "auto" && fabric != "p2p" && fabric != "nvshmem" && fabric != "proxy")
       throw Error(ErrorCode::kInvalidArgument,
@@ -160,12 +161,13 @@ class CudaGroup final : public DeviceGroup {
                                float fp8_scale, Stream& stream) override {
     const OnDevice on(begin_call());
     const int64_t bytes = in.bytes(), row_bytes = in.cols() * size_of(in.dtype);
-    if (seats_.num_nodes > 1 || row_bytes % kLineBytes != 0 || row_bytes > kLineBytes * 512 * 8 || bytes > kMostBytes)
+    const int64_t most_row = int64_t{kLineBytes} * 512 * most_cluster_;
+    if (seats_.num_nodes > 1 || row_bytes % kLineBytes != 0 || row_bytes > most_row || bytes > kMostBytes)
       throw Error(
           ErrorCode::kUnsupported,
           fmt::format("all_reduce_add_rms_norm is for the GPUs of one node, rows of a multiple of {} and at most "
                       "{} bytes, and at most {} in all; here are {} nodes and {} rows of {}",
-                      kLineBytes, kLineBytes * 512 * 8, kMostBytes, seats_.num_nodes, in.rows(), row_bytes));
+                      kLineBytes, most_row, kMostBytes, seats_.num_nodes, in.rows(), row_bytes));
     if (bytes == 0) return;
     for (const TensorView* tensor : {&in, &residual, &weight, &normed})
       if (reinterpret_cast<uintptr_t>(tensor->data) % kLineBytes != 0)
@@ -183,11 +185,13 @@ class CudaGroup final : public DeviceGroup {
     const auto row_lines = static_cast<int>(row_bytes / kLineBytes);
     const int64_t rows = in.rows();
     Launch launch = launch_on(stream);
-    launch.cluster = choice.blocks > 0 ? std::bit_floor(static_cast<unsigned>(std::min(choice.blocks, 8)))
+    launch.cluster = choice.blocks > 0 ? choice.blocks
                      : rows <= 4       ? 8
-                                       : std::clamp(static_cast<int>(std::bit_ceil(row_lines / 512u)), 1, 8);
+                                       : static_cast<int>(std::bit_ceil(row_lines / 512u));
+    launch.cluster =
+        static_cast<int>(std::bit_floor(static_cast<unsigned>(std::clamp(launch.cluster, 1, most_cluster_))));
     launch.threads = choice.threads > 0 ? choice.threads : 512;
-    while (launch.cluster < 8 && launch.cluster * 512 * 2 < row_lines) launch.cluster *= 2;
+    while (launch.cluster < most_cluster_ && launch.cluster * 512 * 2 < row_lines) launch.cluster *= 2;
     while (launch.threads > 64 && launch.cluster * launch.threads / 2 >= row_lines) launch.threads /= 2;
     while (launch.threads < 512 && launch.cluster * launch.threads * 2 < row_lines) launch.threads *= 2;
     launch.blocks = static_cast<int>(std::min<int64_t>(rows, most_blocks_ / launch.cluster - 1) + 1) * launch.cluster;
@@ -293,6 +297,7 @@ class CudaGroup final : public DeviceGroup {
   Launch launch_on(const Stream& stream) const {
     Launch launch;
     launch.stream = raw(stream);
+    launch.is_chained = most_cluster_ > 1;  // sm_90 brought both
     return launch;
   }
   Launch with_grid_for(int64_t bytes, const Stream& stream) const {
@@ -406,6 +411,7 @@ class CudaGroup final : public DeviceGroup {
   Seats seats_;
   Pinned report_;
   int most_blocks_ = 1;
+  int most_cluster_ = 1;  // blocks that can share a row
   bool is_direct_ = true, one_order_ = false;
   std::unique_ptr<PeerMemory> memory_;
   Multicast multicast_;  // over memory_
