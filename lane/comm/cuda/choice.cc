@@ -26,6 +26,7 @@ constexpr std::array kNames = {
     Named{Algorithm::kTwoShot, "two_shot"},
     Named{Algorithm::kHierOneShot, "hier:two_shot/one_shot"},
     Named{Algorithm::kHierDoubling, "hier:two_shot/recursive_doubling"},
+    Named{Algorithm::kHierHalving, "hier:two_shot/halving_doubling"},
     Named{Algorithm::kProxy, "proxy"},
     Named{Algorithm::kNccl, "nccl"},
     Named{Algorithm::kTwoShotFp8, "two_shot_fp8"},
@@ -64,6 +65,8 @@ plan::Cost::Line model(Algorithm algorithm, const Situation& s, double wide) {
       return {kernel_s + kHop, two_local + part * (nodes - 1) / kHopBytesPerSecond};
     case Algorithm::kHierDoubling:
       return {kernel_s + hops * kHop, two_local + hops * part / kHopBytesPerSecond};
+    case Algorithm::kHierHalving:  // halves in float32, doubles rounded
+      return {kernel_s + 2 * hops * kHop, two_local + (1 + 1 / wide) * part * (nodes - 1) / nodes / kHopBytesPerSecond};
     case Algorithm::kProxy:
       return {kFirst + 2 * kProxyHop, two_local + 2 * part * (nodes - 1) / nodes / kProxyBytesPerSecond};
     case Algorithm::kNccl:
@@ -95,6 +98,9 @@ std::string why_not(Algorithm algorithm, const Situation& s) {
     case Algorithm::kHierDoubling:
       if (s.num_nodes == 1) return "all ranks are on one node";
       return s.is_direct ? "" : "GPUs cannot store to those of other nodes here";
+    case Algorithm::kHierHalving:
+      if (s.num_nodes == 1) return "all ranks are on one node";
+      return s.is_direct && !s.by_puts ? "" : "GPUs cannot store to those of other nodes here";
     case Algorithm::kProxy:
       if (s.num_nodes == 1) return "all ranks are on one node";
       return s.is_direct ? "GPUs store to those of other nodes themselves" : "";

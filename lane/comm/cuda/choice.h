@@ -18,7 +18,8 @@ enum class Algorithm : uint8_t {
   kProxy,
   kNccl,
   kTwoShotFp8,
-  kTwoShotMulticast
+  kTwoShotMulticast,
+  kHierHalving
 };
 
 // How an all-reduce runs: which way, and on how many threads. 0 blocks: as many as suit the size.
@@ -27,9 +28,9 @@ struct Choice {
   int blocks = 0, threads = 0;
 };
 
-// "one_shot", "two_shot", "hier:two_shot/one_shot", "hier:two_shot/recursive_doubling", "proxy", "nccl",
-// "two_shot_fp8", "two_shot_multicast"; with a grid to experiment with: "two_shot:64x512". Throws
-// Error{kInvalidArgument} that lists the names.
+// "one_shot", "two_shot", "hier:two_shot/one_shot", "hier:two_shot/recursive_doubling",
+// "hier:two_shot/halving_doubling", "proxy", "nccl", "two_shot_fp8", "two_shot_multicast"; with a grid to experiment
+// with: "two_shot:64x512". Throws Error{kInvalidArgument} that lists the names.
 Choice choice_from_name(const std::string& name);
 std::string name_of(const Choice& choice);
 

@@ -283,10 +283,15 @@ class CudaGroup final : public DeviceGroup {
     if (forced_) return *forced_;
     for (const Candidate& candidate : candidates(situation_, bytes, dtype)) {
       if (!candidate.why_not.empty()) continue;
-      if (one_order_ && candidate.choice.algorithm == Algorithm::kNccl) continue;  // its order depends on the size
-      return candidate.choice;
+      if (!one_order_ || keeps_one_order(candidate.choice.algorithm)) return candidate.choice;
     }
     throw Error(ErrorCode::kUnsupported, "no all-reduce runs among these GPUs");
+  }
+  // Those that are chosen by size add in one order: within a node all ours do; between nodes it is the doubling's.
+  // NCCL's depends on the size.
+  static bool keeps_one_order(Algorithm algorithm) {
+    return algorithm != Algorithm::kNccl && algorithm != Algorithm::kHierOneShot &&
+           algorithm != Algorithm::kHierHalving;
   }
   Choice own_choice(int64_t bytes, DType dtype) const {
     Situation without = situation_;
@@ -346,8 +351,11 @@ class CudaGroup final : public DeviceGroup {
         need(lines_needed_compressed(group_.size, type, bytes));
         return compressed_all_reduce(group, type, op, in, out, count, launch);
       case Algorithm::kHierOneShot:
-      case Algorithm::kHierDoubling: {
-        const Between between = choice.algorithm == Algorithm::kHierOneShot ? Between::kOneShot : Between::kDoubling;
+      case Algorithm::kHierDoubling:
+      case Algorithm::kHierHalving: {
+        const Between between = choice.algorithm == Algorithm::kHierOneShot    ? Between::kOneShot
+                                : choice.algorithm == Algorithm::kHierDoubling ? Between::kDoubling
+                                                                               : Between::kHalving;
         const int64_t lines =
             put_peers_ ? lines_needed_put(between, group_, type, bytes) : lines_needed(between, group_, type, bytes);
         if (lines > group_.buffer_lines) return run_halves(choice, type, op, in, out, count, stream);

@@ -26,9 +26,18 @@ __global__ void __launch_bounds__(512)
       across.send_to_all(line, inside.partial(line));
     for (int64_t line = first; line < places.part && inside.has(group.place, line); line += stride)
       inside.share(line, finished<T, kOp>(group, across.sum_of_all(line)));
-  } else {
+  } else if (between == Between::kDoubling) {
     for (int64_t line = first; line < places.part && inside.has(group.place, line); line += stride)
       inside.share(line, finished<T, kOp>(group, across.double_up(line, inside.partial(line))));
+  } else {
+    const int64_t owners = 1 << rounds_of(group.num_nodes);
+    for (int64_t line = first; line < places.part && inside.has(group.place, line); line += stride) {
+      Floats<T> sum = inside.partial(line);
+      if (across.halve(line, static_cast<int>(line * owners / places.part), sum))
+        across.keep(line, finished<T, kOp>(group, sum));
+    }
+    for (int64_t line = first; line < places.part && inside.has(group.place, line); line += stride)
+      inside.share(line, across.double_back(line, static_cast<int>(line * owners / places.part)));
   }
   for (int64_t line = first; line < places.part; line += stride) inside.gather(line);
 }

@@ -25,7 +25,7 @@ __host__ __device__ inline int rounds_of(int num_nodes) {
   while (2 << rounds <= num_nodes) ++rounds;
   return rounds;
 }
-// Doubling: a slot per round, one for a surplus node's vector and one for its result.
+// Doubling and halving: a slot per round, one for a surplus node's vector and one for results.
 __host__ __device__ inline int slots_of(Between between, int num_nodes) {
   return between == Between::kOneShot ? num_nodes : rounds_of(num_nodes) + 2;
 }
@@ -118,6 +118,51 @@ struct Across {
     if (me + even < group.num_nodes) store_wide(slot(me + even, after), line, sum);
     normalise(sum);
     return sum;
+  }
+
+  // Recursive halving of one line: its partial sums go towards the node that owns it, from the furthest partner on.
+  // Whether this is that node, whose `sum` is then whole. Over all lines, each node sends half of what it has a round.
+  __device__ __forceinline__ bool halve(int64_t line, int owner, Floats<T>& sum) const {
+    const int rounds = rounds_of(group.num_nodes), even = 1 << rounds, me = group.node, before = rounds;
+    normalise(sum);
+    if (me >= even) {
+      store_wide(slot(me - even, before), line, sum);
+      return false;
+    }
+    if (me + even < group.num_nodes)
+      combine_all<kOp>(sum, load_wide<T>(group, turn, own_slot(before), line, me + even));
+    for (int round = rounds - 1; round >= 0; --round) {
+      const int partner = me ^ (1 << round);
+      if (((me ^ owner) >> round & 1) != 0) {
+        normalise(sum);
+        store_wide(slot(partner, round), line, sum);
+        return false;
+      }
+      combine_all<kOp>(sum, load_wide<T>(group, turn, own_slot(round), line, partner));
+    }
+    return true;
+  }
+  // The way back: the owner's `total`, rounded, doubles the nodes that have it each round. The owner put it into its own
+  // slot for results (keep()), where everybody waits for it.
+  __device__ __forceinline__ Line* results(int node) const { return slot(node, rounds_of(group.num_nodes) + 1); }
+  __device__ __forceinline__ void keep(int64_t line, const Line& total) const {
+    store_line(results(group.node) + line, total);
+  }
+  __device__ __forceinline__ Line double_back(int64_t line, int owner) const {
+    const int rounds = rounds_of(group.num_nodes), even = 1 << rounds, me = group.node;
+    const bool is_surplus = me >= even;
+    const int distance = is_surplus ? 0 : me ^ owner;
+    int round = 0;  // the first in which this node has it: after the one of the highest bit of the distance
+    while (distance >> round != 0) ++round;
+    const int from = is_surplus ? me - even : round == 0 ? me : me ^ (1 << (round - 1));
+    Wait wait{group, turn, Step::kBetweenNodes};
+    Line total;
+    do total = load_line(results(me) + line);
+    while (!has_arrived(total) && !wait.is_over(from));
+    if (is_surplus) return total;
+    for (; round < rounds; ++round) store_line(results(me ^ (1 << round)) + line, total);
+    if (me + even < group.num_nodes) store_line(results(me + even) + line, total);
+    return total;
   }
 };
 

@@ -45,7 +45,7 @@ struct NormArgs {
 void all_reduce_add_rms_norm(const Group& group, Shot shot, DType type, const NormArgs& args, const Launch& launch);
 
 // Schedule hier:two_shot/BETWEEN over nodes of equal size; partial sums go between nodes in float32.
-enum class Between : uint8_t { kOneShot, kDoubling };
+enum class Between : uint8_t { kOneShot, kDoubling, kHalving };  // kHalving: and doubling back (Rabenseifner)
 int64_t lines_needed(Between between, const Group& group, DType type, int64_t bytes);
 void hierarchical_all_reduce(const Group& group, Between between, DType type, ReduceOp op, const void* in, void* out,
                              int64_t count, const Launch& launch);

@@ -44,7 +44,8 @@ TuningTable measured_here(int partial_scale, std::vector<TuningCurve> curves, co
 
 TEST(Choice, NamesComeBack) {
   for (const char* name : {"one_shot", "two_shot", "hier:two_shot/one_shot", "hier:two_shot/recursive_doubling",
-                           "proxy", "nccl", "two_shot:64x512", "hier:two_shot/one_shot:8x32"})
+                           "hier:two_shot/halving_doubling", "two_shot_fp8", "two_shot_multicast", "proxy", "nccl",
+                           "two_shot:64x512", "hier:two_shot/one_shot:8x32"})
     EXPECT_EQ(name_of(choice_from_name(name)), name);
   for (const char* bad :
        {"", "ring", "one_shot:", "one_shot:64", "one_shot:0x64", "one_shot:8x33", "one_shot:8x1024"}) {
