@@ -35,6 +35,8 @@ inline constexpr std::array kSettings = {
     Setting{"LANE_GPU_FABRIC", "auto",
             "how GPUs of different nodes exchange data: auto, p2p (emulated nodes of one machine), nvshmem (puts over "
             "RDMA) or proxy"},
+    Setting{"LANE_GPU_SELF_TEST", "off",
+            "on: before their first use, all-reduces on GPUs are compared with each other, NCCL's and known sums"},
     Setting{
         "LANE_NCCL", "auto",
         "whether NCCL may carry all-reduces on GPUs: auto (started when first needed, but not under graph capture), "

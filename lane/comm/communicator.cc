@@ -17,6 +17,7 @@
 #include "lane/comm/bootstrap.h"
 #include "lane/comm/bootstrap/tcp_door.h"
 #include "lane/comm/cuda/proxy.h"
+#include "lane/comm/cuda/self_test.h"
 #include "lane/comm/device_group.h"
 #include "lane/comm/executor/executor.h"
 #include "lane/comm/executor/program.h"
@@ -269,6 +270,9 @@ struct Communicator::Impl {
                   .tuning = tuning ? &tuning->table : nullptr};
     on_device = make_device_group(std::move(host), where.index);
     if (keeps_one_order) on_device->keep_one_order();
+    if (setting("LANE_GPU_SELF_TEST") == "on")
+      cuda::self_test(
+          *on_device, [this](const std::string& mine) { return exchange(mine); }, options.rank, options.size, where);
     return *on_device;
   }
   DeviceGroup& opened_device() const {

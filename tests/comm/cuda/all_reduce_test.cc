@@ -35,6 +35,18 @@ TEST(GpuAllReduce, IsRightOnAnyGrid) {
   });
 }
 
+TEST(GpuAllReduce, PassesTheSelfTest) {
+  for (const int nodes : {1, 2})
+    expect_good({.ranks = 4, .nodes = nodes, .fabric = "p2p", .has_nccl = true}, [](Rank& rank) {
+      if (rank.is_crowded) return;
+      ::setenv("LANE_GPU_SELF_TEST", "on", 1);
+      Communicator again = rank.group.split(0, rank.rank);
+      again.open_device(rank.device);
+      require(again.device_algorithm(1024, DType::kBF16) == rank.group.device_algorithm(1024, DType::kBF16),
+              "the self-test leaves an algorithm behind");
+    });
+}
+
 // A grid of which the other ranks know nothing.
 TEST(GpuAllReduce, IsRightAmongRanksWithDifferentGrids) {
   expect_good({.ranks = 4}, [](Rank& rank) {
