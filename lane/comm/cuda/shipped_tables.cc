@@ -37,7 +37,7 @@ constexpr std::array kTwoOneShot = {
 constexpr std::array kTwoTwoShot = {
     ShippedPoint{8_K, 3.07},   ShippedPoint{16_K, 3.17},  ShippedPoint{32_K, 3.23}, ShippedPoint{64_K, 3.29},
     ShippedPoint{128_K, 3.42}, ShippedPoint{256_K, 3.67}, ShippedPoint{512_K, 4.2}, ShippedPoint{1_M, 5.48},
-    ShippedPoint{2_M, 9.29},   ShippedPoint{4_M, 16.6},
+    ShippedPoint{2_M, 9.08},   ShippedPoint{4_M, 16.6},
 };
 constexpr std::array kTwoNccl = {
     ShippedPoint{8_K, 6.84},   ShippedPoint{16_K, 6.97},  ShippedPoint{32_K, 7.06},  ShippedPoint{64_K, 7.2},
