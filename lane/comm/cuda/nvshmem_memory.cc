@@ -7,11 +7,11 @@
 #include <array>
 #include <cstdlib>
 #include <mutex>
-#include <optional>
 
 #include "lane/base/error.h"
 #include "lane/comm/cuda/nvshmem_library.h"
 #include "lane/comm/cuda/peer_rank.h"
+#include "lane/comm/cuda/together.h"
 #include "lane/device/cuda/native.cuh"
 
 namespace lane::cuda {
@@ -32,27 +32,6 @@ struct World {
 World& world() {
   static World own;
   return own;
-}
-
-// Takes a step on all ranks; throws on all if it failed on one.
-std::vector<Json> together(const PeerMemory::Exchange& exchange, const std::function<Json()>& step) {
-  Json own;
-  try {
-    own["result"] = step();
-  } catch (const Error& error) {
-    own = {{"code", static_cast<int>(error.code())}, {"error", error.what()}};
-  }
-  std::vector<Json> results;
-  std::optional<Error> failure;
-  for (const std::string& text : exchange(own.dump(-1, ' ', false, Json::error_handler_t::replace))) {
-    const Json said = parse_json(text, fmt::format("what rank {} says of NVSHMEM", results.size()));
-    if (said.contains("error") && !failure)
-      failure.emplace(static_cast<ErrorCode>(said.at("code").get<int>()),
-                      fmt::format("rank {}: {}", results.size(), said.at("error").get<std::string>()));
-    results.push_back(said.value("result", Json()));
-  }
-  if (failure) throw *failure;
-  return results;
 }
 
 std::string host_name() {
@@ -112,10 +91,10 @@ void start_world(const PeerMemory::Exchange& exchange, int rank, int device_inde
   const bool is_one_host =
       std::all_of(met.begin(), met.end(), [&](const Json& other) { return other.at("host") == met[0].at("host"); });
   if (is_one_host) ::setenv("NVSHMEM_REMOTE_TRANSPORT", "none", 0);
-  const auto ids = together(exchange, [&] { return rank == 0 ? Json(to_hex(nvshmem::make_id())) : Json(); });
+  const auto ids = all_together(exchange, [&] { return rank == 0 ? Json(to_hex(nvshmem::make_id())) : Json(); });
   const std::string id = ids[0];
   const int size = static_cast<int>(met.size());
-  together(exchange, [&] {
+  all_together(exchange, [&] {
     nvshmem::start(from_hex(id), rank, size);
     return Json();
   });
@@ -150,7 +129,7 @@ std::vector<int> join_world(const PeerMemory::Exchange& exchange, int rank, int 
 
 // The number of a block that is free on all ranks, or of a new one. It is this rank's from now on.
 size_t take_block(const PeerMemory::Exchange& exchange, int64_t bytes) {
-  const auto offers = together(exchange, [&] {
+  const auto offers = all_together(exchange, [&] {
     const std::lock_guard lock(world().mutex);
     Json free = Json::array();
     for (const Block& block : world().blocks) free.push_back(!block.is_taken && block.bytes >= bytes);
@@ -161,7 +140,7 @@ size_t take_block(const PeerMemory::Exchange& exchange, int64_t bytes) {
   const auto is_free = [&](const Json& offer) { return offer.at(number).get<bool>(); };
   while (number < blocks && !std::all_of(offers.begin(), offers.end(), is_free)) ++number;
   if (number == blocks)
-    together(exchange, [&] {
+    all_together(exchange, [&] {
       std::byte* at = nvshmem::allocate(bytes);
       if (at == nullptr)
         throw Error(ErrorCode::kDevice,
@@ -215,14 +194,14 @@ class WorldMemory final : public NvshmemMemory {
 
 std::unique_ptr<NvshmemMemory> make_nvshmem_memory(const PeerMemory::Exchange& exchange, int rank,
                                                    const std::vector<int>& nodes, int device_index, int64_t bytes) {
-  const std::vector<Json> met = together(exchange, [&] { return describe(device_index, bytes); });
+  const std::vector<Json> met = all_together(exchange, [&] { return describe(device_index, bytes); });
   ensure(met.size() == nodes.size(), "an exchange brings one text of each rank");
   std::vector<PeerRank> ranks;
   for (size_t i = 0; i < nodes.size(); ++i) ranks.push_back(parse_peer(met[i], static_cast<int>(i), nodes[i]));
   check_ranks(ranks);
   std::vector<int> pes = join_world(exchange, rank, device_index, met);
   auto memory = std::make_unique<WorldMemory>(exchange, std::move(pes), bytes);
-  together(exchange, [&] {  // nobody returns before the memory of all is zeroed
+  all_together(exchange, [&] {  // nobody returns before the memory of all is zeroed
     memory->map(rank, nodes);
     return Json();
   });

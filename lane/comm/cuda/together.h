@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lane/base/error.h"
@@ -47,6 +48,13 @@ inline Outcome together(const PeerMemory::Exchange& exchange, const std::functio
     outcome.results.push_back(said.value("result", Json()));
   }
   return outcome;
+}
+
+// The same for a step that all have to take: throws on all if it failed on one. What each brought, by rank.
+inline std::vector<Json> all_together(const PeerMemory::Exchange& exchange, const std::function<Json()>& step) {
+  Outcome outcome = together(exchange, step);
+  if (outcome.failure) throw *outcome.failure;
+  return std::move(outcome.results);
 }
 
 }  // namespace lane::cuda

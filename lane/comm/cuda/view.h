@@ -22,13 +22,14 @@ inline constexpr int kBuffers = 3;
 //   read before e-3 ended, and cleared in e-2. So B is done with x, and x is EMPTY, before A stores into it.
 //
 // "Ended" is a kernel's end in its stream: its stores are done before the next kernel starts. Under programmatic
-// dependent launch a kernel may start earlier: ours wait for the end of the kernel before them ahead of their first
-// load and store (see begin()), and whatever kernel stands between two of ours has to do the same if it was launched
-// that way.
+// dependent launch a kernel may start earlier: ours wait for the end of the kernel before them (see begin()) ahead of
+// all loads and stores but those of a norm's weights, which nobody changes; and whatever kernel stands between two of
+// ours has to wait, too, if it was launched that way.
 //
 // Operations may run with different grids: lines tell by themselves that they are there, so nothing depends on which
 // block handles a line on another rank. Every block has its own copy of the turn, so that blocks need not meet to
-// advance it: a block reads its copy first, and writes last those copies whose number is its own modulo the grid.
+// advance it: once all its threads have read its copy, a block writes those copies whose number is its own modulo the
+// grid. That may be long before the operation ends; only the next kernel reads them.
 struct alignas(16) Turn {
   uint32_t number;  // of the operation, counts on past 2^32
   uint32_t buffer;  // that it receives into
