@@ -71,6 +71,7 @@ void receive_all(Transport& transport, int link, void* data, int64_t bytes) {
     const auto taken = std::min<int64_t>(static_cast<int64_t>(span.size()), bytes - done);
     if (taken == 0) {
       ASSERT_EQ(transport.broken(link), "");
+      transport.idle(milliseconds(100));  // the other side may need this core
     }
     std::memcpy(static_cast<char*>(data) + done, span.data(), taken);
     transport.release(link, taken);
@@ -131,6 +132,7 @@ TEST_P(TcpTransportTest, AUnitOf64BytesIsNeverCutOnceItHasArrived) {
   for (int64_t at = 0; at < kUnits;) {
     const auto span = pair.rank1->try_peek(0, 640);
     const int64_t whole = static_cast<int64_t>(span.size()) / 64;
+    if (whole == 0) pair.rank1->idle(milliseconds(100));
     // Taking all but one keeps the buffer from ever being empty, so that it wraps around.
     const int64_t taken = whole > 1 ? whole - 1 : whole;
     ASSERT_EQ(std::memcmp(span.data(), data.data() + at * 64, taken * 64), 0);
@@ -141,7 +143,7 @@ TEST_P(TcpTransportTest, AUnitOf64BytesIsNeverCutOnceItHasArrived) {
 }
 
 TEST_P(TcpTransportTest, ManySmallMessagesBothWays) {
-  constexpr int kMessages = 100'000;
+  constexpr int kMessages = 20'000;
   Pair pair(GetParam());
   std::thread other([&] {
     for (int i = 0; i < kMessages; ++i) {
