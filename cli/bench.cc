@@ -9,6 +9,8 @@ void add_bench(CLI::App& app, Program& program) {
   add_bench_latency(*command, program);
   add_bench_throughput(*command, program);
   add_bench_allreduce(*command, program);
+  add_bench_import(*command, program);
+  add_bench_nccl(*command, program);
 }
 
 }  // namespace lane::cli

@@ -35,6 +35,8 @@ int main(int argc, char** argv) {
   cli::add_bench(app, program);
   cli::add_launch(app, program);
   cli::add_tune(app, program);
+  cli::add_doctor(app, program);
+  cli::add_place(app, program);
   cli::add_tokenize(app, program);
   cli::add_plan(app, program);
   cli::add_env(app, program);

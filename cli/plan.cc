@@ -5,6 +5,7 @@ namespace lane::cli {
 void add_plan(CLI::App& app, Program& program) {
   CLI::App* plan = app.add_subcommand("plan", "What would happen: the time of a decode step, schedules of collectives");
   plan->require_subcommand(1);
+  add_plan_budget(*plan, program);
   add_plan_step(*plan, program);
   add_plan_schedule(*plan, program);
 }

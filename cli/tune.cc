@@ -111,6 +111,7 @@ int start_on_gpus(const Flags& flags, const Program& program) {
 void add_tune(CLI::App& app, Program& program) {
   CLI::App* parent = app.add_subcommand("tune", "Measure which algorithms are the fastest here, and remember it");
   parent->require_subcommand(1);
+  add_tune_nccl(*parent, program);
   CLI::App* command = parent->add_subcommand("collectives", "The all-reduce of a group of ranks, at all sizes");
   command->option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   auto flags = std::make_shared<Flags>();

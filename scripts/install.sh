@@ -6,7 +6,8 @@ set -euo pipefail
 
 # package, or package:command where any provider of the command is as good as Debian's package.
 wanted=(g++:g++ cmake:cmake ninja-build:ninja pkg-config:pkg-config python3:python3
-        libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libssl-dev libucx-dev)
+        libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libssl-dev libucx-dev
+        libpugixml-dev libyaml-cpp-dev libarchive-dev)
 [ "${1:-}" = tests ] && wanted+=(libgtest-dev openmpi-bin:mpirun)
 
 missing=()

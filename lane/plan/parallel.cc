@@ -49,6 +49,12 @@ void check(const ParallelPlan& plan, const ModelShape& shape) {
   ensure(shape.num_heads > 0 && shape.num_kv_heads > 0 && shape.num_heads % shape.num_kv_heads == 0,
          "the shape's KV heads divide its query heads");
   const int64_t tensor = plan.tensor;
+  if (plan.pipeline < 1 || plan.pipeline > shape.num_layers)
+    throw Error(ErrorCode::kInvalidArgument, "a model of " + std::to_string(shape.num_layers) +
+                                                 " layers cannot be cut into " + std::to_string(plan.pipeline) +
+                                                 " stages; give 1 to " + std::to_string(shape.num_layers));
+  if (plan.replicas < 1)
+    throw Error(ErrorCode::kInvalidArgument, std::to_string(plan.replicas) + " replicas: give at least 1");
   if (tensor >= 1 && tensor <= most_ranks(shape) && divides_heads(tensor, shape)) return;
   throw Error(ErrorCode::kInvalidArgument, "a model of " + std::to_string(shape.num_heads) + " query heads and " +
                                                std::to_string(shape.num_kv_heads) + " KV heads cannot be cut over " +
@@ -56,17 +62,17 @@ void check(const ParallelPlan& plan, const ModelShape& shape) {
                                                " ranks; legal tensor-parallel sizes: " + legal_sizes(shape));
 }
 
-RankSlices slices_of(const ParallelPlan& plan, const ModelShape& shape, int rank) {
+RankSlices slices_of(const ParallelPlan& plan, const ModelShape& shape, int tensor_index) {
   check(plan, shape);
-  ensure(0 <= rank && rank < plan.tensor, "the rank is in the plan");
+  ensure(0 <= tensor_index && tensor_index < plan.tensor, "the rank is in the plan");
   RankSlices slices;
-  slices.heads = even_part(shape.num_heads, plan.tensor, rank);
+  slices.heads = even_part(shape.num_heads, plan.tensor, tensor_index);
   // Query head h reads KV head h / (num_heads / num_kv_heads); with more ranks than KV heads this is one for all of
   // the rank's query heads.
   const int64_t heads_per_kv = shape.num_heads / shape.num_kv_heads;
   slices.kv_heads = {slices.heads.begin / heads_per_kv, (slices.heads.end - 1) / heads_per_kv + 1};
-  slices.intermediate = packed_part(shape.intermediate_size, plan.tensor, rank);
-  slices.vocab = packed_part(shape.vocab_size, plan.tensor, rank);
+  slices.intermediate = packed_part(shape.intermediate_size, plan.tensor, tensor_index);
+  slices.vocab = packed_part(shape.vocab_size, plan.tensor, tensor_index);
   return slices;
 }
 

@@ -21,21 +21,24 @@ struct ModelShape {
   int num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
 };
 
-// How a model is spread over ranks. One way today: `tensor` ranks hold a slice of every layer (Megatron-style:
-// Shoeybi et al., Megatron-LM, 2019). rank = tensor index.
+// How a model is spread over ranks: `tensor` ranks hold a slice of every layer of a stage (Megatron-style: Shoeybi et
+// al., Megatron-LM, 2019), `pipeline` stages hold layers one after the other, `replicas` do the same side by side.
+// rank = (replica * pipeline + stage) * tensor + tensor index. The engine runs plans of one stage and one replica.
 struct ParallelPlan {
-  int tensor = 1;
-  int num_ranks() const { return tensor; }
+  int tensor = 1, pipeline = 1, replicas = 1;
+  int num_ranks() const { return tensor * pipeline * replicas; }
+  bool operator==(const ParallelPlan&) const = default;
 };
 
 // Throws Error{kInvalidArgument} naming the legal sizes when `plan` cannot cut `shape`.
 void check(const ParallelPlan& plan, const ModelShape& shape);
 
-// What one rank holds. Query heads are dealt evenly. KV heads are too while there are enough; beyond that each is
-// replicated on tensor / num_kv_heads ranks, so that every rank has the one its query heads need.
+// What one rank of a stage holds, by its tensor index. Query heads are dealt evenly. KV heads are too while there are
+// enough; beyond that each is replicated on tensor / num_kv_heads ranks, so that every rank has the one its query heads
+// need.
 struct RankSlices {
   Range heads, kv_heads, intermediate, vocab;
 };
-RankSlices slices_of(const ParallelPlan& plan, const ModelShape& shape, int rank);
+RankSlices slices_of(const ParallelPlan& plan, const ModelShape& shape, int tensor_index);
 
 }  // namespace lane::plan
