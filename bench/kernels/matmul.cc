@@ -209,7 +209,8 @@ void bench_dtype(const Options& options, const Probe& probe, DType dtype, Report
     std::vector<uint16_t> values(static_cast<size_t>(options.n * options.k), bf16_from_float(0.01f));
     for (int i = 0; i < num_copies; ++i) {
       weights.emplace_back(Device{}, dtype, options.n, options.k);
-      weights.back().set_rows(0, {values.data(), DType::kBF16, {1, 1, options.n, options.k}, {}});
+      Stream stream;
+      weights.back().set_rows(0, {values.data(), DType::kBF16, {1, 1, options.n, options.k}, {}}, stream);
     }
     for (const int num_threads : options.threads)
       for (const int64_t m : options.rows) {

@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "lane/base/dtype.h"
 #include "lane/base/error.h"
@@ -40,6 +41,14 @@ struct TensorView {
     return view;
   }
 };
+
+// Lists on the host, seen as rows.
+inline TensorView view_of(std::span<const int32_t> list) {
+  return {const_cast<int32_t*>(list.data()), DType::kI32, {1, 1, 1, static_cast<int64_t>(list.size())}, {}};
+}
+inline TensorView view_of(std::span<const float> list) {
+  return {const_cast<float*>(list.data()), DType::kF32, {1, 1, 1, static_cast<int64_t>(list.size())}, {}};
+}
 
 // Owned memory: moved, never copied. The owner outlives its views. CPU memory is 64-byte aligned and comes zeroed
 // and untouched from the system: a page that nothing writes costs no memory.

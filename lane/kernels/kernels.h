@@ -1,7 +1,5 @@
 #pragma once
-#include <array>
-#include <memory>
-#include <span>
+#include <string_view>
 
 #include "lane/device/stream.h"
 #include "lane/device/tensor.h"
@@ -14,6 +12,10 @@
 // float32, one input after the other (k = 0, 1, 2, ...). The result of a row therefore depends on that row alone:
 // not on the batch it travels in, not on the number of threads. It may differ in its last bits between instruction
 // sets (cpu_isa), and "avx512_bf16" rounds x to bfloat16 where the weights are and adds inputs in pairs.
+//
+// On GPUs activations, gains and biases are of the weights' type; sums are kept in float32 and rounded once. How a row
+// is added up depends on how many rows travel with it: results differ between batches by rounding. Calls return at
+// once and may be captured in a graph, once they ran before.
 namespace lane::kernels {
 
 // A weight matrix W [n, k] in the layout that matmul wants, made once when a model is loaded. It replaces the
@@ -26,9 +28,9 @@ class PackedMatrix {
   PackedMatrix() = default;
   PackedMatrix(Device device, DType dtype, int64_t n, int64_t k);  // dtype: float32, bfloat16 or float16
 
-  // Stores `rows` (row-major [count, k], float32, bfloat16 or float16; converted with rounding to nearest even) as
-  // rows [first, first + count).
-  void set_rows(int64_t first, TensorView rows);
+  // Stores `rows` (in host memory, row-major [count, k], float32, bfloat16 or float16; converted with rounding to
+  // nearest even) as rows [first, first + count). On a GPU they are copied by `stream`, which is waited for.
+  void set_rows(int64_t first, TensorView rows, Stream& stream);
 
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
@@ -44,24 +46,42 @@ class PackedMatrix {
   Buffer buffer_;
 };
 
-// out[m, n] = x[m, k] · W[n, k]^T (+ bias[n] if bias.data). x, out, bias float32.
+// Copies `values` (in host memory, float32, bfloat16 or float16) to `out` on the stream's device, converted to its
+// type, and waits for it.
+void store(TensorView values, TensorView out, Stream& stream);
+
+// The type of activations beside weights of `weights` on `device`.
+DType activation_type(DType weights, Device device);
+
+// out[m, n] = x[m, k] · W[n, k]^T (+ bias[n] if bias.data).
 void matmul(TensorView x, const PackedMatrix& weight, TensorView bias, TensorView out, Stream& stream);
 
-// out[i] = table row (ids[i] - first_id), or zeros where that row is not in this table (another rank has it).
-void embedding(const PackedMatrix& table, std::span<const int32_t> ids, int64_t first_id, TensorView out,
-               Stream& stream);
+// out[m, f] = silu(gate) * up, where x · W^T (+ bias) holds gate in its first f columns, then up: the first half of an
+// MLP. `scratch` [m, 2f] may be written.
+void matmul_silu_mul(TensorView x, const PackedMatrix& gate_up, TensorView bias, TensorView scratch, TensorView out,
+                     Stream& stream);
+
+// out[i] = table row (ids[i] - first_id), or zeros where that row is not in this table (another rank has it). ids
+// int32.
+void embedding(const PackedMatrix& table, TensorView ids, int64_t first_id, TensorView out, Stream& stream);
+
+// out[i] = x row rows[i]; rows int32.
+void gather_rows(TensorView x, TensorView rows, TensorView out, Stream& stream);
 
 // out = x / sqrt(mean(x^2) + eps) * gain, row by row (Zhang, Sennrich: Root Mean Square Layer Normalization, 2019).
 // x and out [rows, d] may be the same memory; gain [d].
 void rms_norm(TensorView x, TensorView gain, float eps, TensorView out, Stream& stream);
 
+// residual += x; out = rms_norm(residual). `out` is neither of them.
+void add_rms_norm(TensorView x, TensorView residual, TensorView gain, float eps, TensorView out, Stream& stream);
+
 // The inner part of one row: rms_norm over each `gain.count()`-wide head of columns [first, first + heads * d) of
 // x [rows, cols], in place (the QK norm of Qwen3).
 void head_rms_norm(TensorView x, int64_t first_col, int64_t num_heads, TensorView gain, float eps, Stream& stream);
 
-// cos_sin [tokens, 2 * f]: cos then sin of position * inv_freq[j], times `scale`. Once per step, for all layers.
-void rope_table(std::span<const int32_t> positions, std::span<const float> inv_freq, float scale, TensorView cos_sin,
-                Stream& stream);
+// cos_sin [tokens, 2 * f] float32: cos then sin of position * inv_freq[j], times `scale`. Once per step, for all
+// layers. positions int32, inv_freq float32 [f].
+void rope_table(TensorView positions, TensorView inv_freq, float scale, TensorView cos_sin, Stream& stream);
 
 // Rotates, in place, the heads in columns [first_col, first_col + num_heads * head_dim) of x [tokens, cols]: element j
 // of a head pairs with j + f, for the first 2f elements (Su et al., RoFormer, 2021, in the half-split form of Hugging

@@ -1,17 +1,19 @@
 #include "lane/model/model.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "lane/base/trace.h"
 
 namespace lane {
 
-// The activations of one forward pass, float32, for up to as many tokens as any batch had.
+// The activations of one forward pass, for up to as many tokens as any batch had.
 struct Model::Workspace {
+  DType dtype = DType::kF32;
+  Device device;
+  Buffer inv_freq;
   int64_t max_tokens = 0, max_logits = 0;
-  Buffer hidden, normed, qkv, attended, residual, gate_up, activated, cos_sin;  // [tokens, ...]
-  Buffer last, logits;                                                          // [logit rows, ...]
+  Buffer hidden, normed, qkv, attended, partial, gate_up, activated, cos_sin;  // [tokens, ...]
+  Buffer last, logits;                                                         // [logit rows, ...]
 };
 
 namespace {
@@ -23,27 +25,31 @@ struct Pass {
   const AttentionShape& heads;
   const AttentionBatch& batch;
   Communicator& group;
+  bool fuses_norm;  // the group adds and norms in one kernel
   Stream& stream;
   TensorView hidden;                 // [tokens, hidden_size] the residual stream
   TensorView normed, qkv, attended;  // inputs of the next product
-  TensorView residual;               // [tokens, hidden_size] what is added to `hidden` next
+  TensorView partial;                // [tokens, hidden_size] this rank's part of what is added to `hidden` next
   TensorView gate_up, activated, cos_sin;
 };
 
-void add_over_ranks(Pass& p) {
-  p.group.all_reduce(p.residual, p.residual, ReduceOp::kSum, p.stream);
-  kernels::add(p.hidden, p.residual, p.stream);
+// hidden += the sum of `partial` over the ranks; normed = norm(hidden).
+void add_and_norm(Pass& p, const Buffer& gain) {
+  const float eps = static_cast<float>(p.config.rms_norm_eps);
+  if (p.fuses_norm) return p.group.all_reduce_add_rms_norm(p.partial, p.hidden, gain.view(), eps, p.normed, p.stream);
+  p.group.all_reduce(p.partial, p.partial, ReduceOp::kSum, p.stream);
+  kernels::add_rms_norm(p.partial, p.hidden, gain.view(), eps, p.normed, p.stream);
 }
 
 // x += W_o · attention(rope(W_qkv · norm(x)));  x += W_down · (silu(gate) * up),  gate, up = W_gate_up · norm(x)
 // The columns of W_qkv and W_gate_up and the rows of W_o and W_down are split over the ranks, so each of the two lines
-// ends in partial sums that the ranks add up: the two all-reduces of a layer.
-void decoder_layer(const LayerWeights& w, int layer, KvView cache, Pass& p) {
+// ends in partial sums that the ranks add up: the two all-reduces of a layer. `normed` holds norm(x) before and after,
+// the latter by the gain of what comes next.
+void decoder_layer(const LayerWeights& w, int layer, KvView cache, const Buffer& next_gain, Pass& p) {
   const float eps = static_cast<float>(p.config.rms_norm_eps);
   const int64_t head_dim = p.heads.head_dim, num_heads = p.heads.num_heads, num_kv_heads = p.heads.num_kv_heads;
   const int64_t first_key = num_heads * head_dim;
 
-  kernels::rms_norm(p.hidden, w.attention_norm.view(), eps, p.normed, p.stream);
   kernels::matmul(p.normed, w.qkv, w.qkv_bias.view(), p.qkv, p.stream);
   if (p.config.qk_norm) {
     kernels::head_rms_norm(p.qkv, 0, num_heads, w.q_norm.view(), eps, p.stream);
@@ -55,14 +61,12 @@ void decoder_layer(const LayerWeights& w, int layer, KvView cache, Pass& p) {
     const int window = p.config.windows[static_cast<size_t>(layer)];
     p.attention.run(p.heads, p.batch, p.qkv, window, cache, p.attended, p.stream);
   }
-  kernels::matmul(p.attended, w.out, w.out_bias.view(), p.residual, p.stream);
-  add_over_ranks(p);
+  kernels::matmul(p.attended, w.out, w.out_bias.view(), p.partial, p.stream);
+  add_and_norm(p, w.mlp_norm);
 
-  kernels::rms_norm(p.hidden, w.mlp_norm.view(), eps, p.normed, p.stream);
-  kernels::matmul(p.normed, w.gate_up, w.gate_up_bias.view(), p.gate_up, p.stream);
-  kernels::silu_mul(p.gate_up, p.activated, p.stream);
-  kernels::matmul(p.activated, w.down, w.down_bias.view(), p.residual, p.stream);
-  add_over_ranks(p);
+  kernels::matmul_silu_mul(p.normed, w.gate_up, w.gate_up_bias.view(), p.gate_up, p.activated, p.stream);
+  kernels::matmul(p.activated, w.down, w.down_bias.view(), p.partial, p.stream);
+  add_and_norm(p, next_gain);
 }
 
 }  // namespace
@@ -81,14 +85,21 @@ Model::Model(ModelConfig config, Weights weights, plan::ParallelPlan plan, const
       workspace_(std::make_unique<Workspace>()) {
   ensure(plan.num_ranks() == tensor_group.size(), "the group has as many ranks as the plan");
   tensor_group.keep_one_order();  // a row's result depends on that row alone
+  Workspace& w = *workspace_;
+  w.device = weights_.embedding.device();
+  w.dtype = kernels::activation_type(weights_.embedding.dtype(), w.device);
+  const auto& inv_freq = config_.rope.inv_freq;
+  w.inv_freq = Buffer(DType::kF32, {1, 1, 1, static_cast<int64_t>(inv_freq.size())}, w.device);
+  Stream stream(w.device);
+  copy_to_device(inv_freq.data(), w.inv_freq.view(), stream);
+  stream.synchronize();
 }
 Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
 
 TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> caches, Stream& stream) {
-  const auto tokens = static_cast<int64_t>(batch.token_ids.size());
-  const auto num_logits = static_cast<int64_t>(batch.logit_rows.size());
-  ensure(batch.attention.num_tokens() == tokens && batch.positions.size() == batch.token_ids.size(),
+  const int64_t tokens = batch.token_ids.count(), num_logits = batch.logit_rows.count();
+  ensure(batch.attention.num_tokens() == tokens && batch.positions.count() == tokens,
          "ids, positions and sequences of a batch agree on its tokens");
   ensure(caches.size() == weights_.layers.size(), "there is a cache for each layer");
   reserve(tokens, num_logits);
@@ -100,29 +111,32 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
          .heads = attention_shape_,
          .batch = batch.attention,
          .group = *group_,
+         .fuses_norm =
+             w.device.kind == DeviceKind::kCuda && group_->size() > 1 && group_->fabric().layout.num_nodes() == 1,
          .stream = stream,
          .hidden = view(w.hidden),
          .normed = view(w.normed),
          .qkv = view(w.qkv),
          .attended = view(w.attended),
-         .residual = view(w.residual),
+         .partial = view(w.partial),
          .gate_up = view(w.gate_up),
          .activated = view(w.activated),
          .cos_sin = view(w.cos_sin)};
 
   kernels::embedding(weights_.embedding, batch.token_ids, slices_.vocab.begin, p.hidden, stream);
   group_->all_reduce(p.hidden, p.hidden, ReduceOp::kSum, stream);  // each row is whole on one rank, zero on the others
-  kernels::rope_table(batch.positions, config_.rope.inv_freq, config_.rope.attention_factor, p.cos_sin, stream);
-  for (size_t layer = 0; layer < weights_.layers.size(); ++layer)
-    decoder_layer(weights_.layers[layer], static_cast<int>(layer), caches[layer], p);
+  kernels::rope_table(batch.positions, w.inv_freq.view(), config_.rope.attention_factor, p.cos_sin, stream);
+  const std::vector<LayerWeights>& layers = weights_.layers;
+  kernels::rms_norm(p.hidden, layers.front().attention_norm.view(), static_cast<float>(config_.rms_norm_eps), p.normed,
+                    stream);
+  for (size_t i = 0; i < layers.size(); ++i)
+    decoder_layer(layers[i], static_cast<int>(i), caches[i],
+                  i + 1 < layers.size() ? layers[i + 1].attention_norm : weights_.final_norm, p);
 
   if (num_logits == 0) return {};
   // Only the wanted rows go through the vocabulary: a prompt's other positions need no logits.
   const TensorView last = w.last.view().row_range(0, num_logits), logits = w.logits.view().row_range(0, num_logits);
-  for (int64_t i = 0; i < num_logits; ++i)
-    std::memcpy(last.row_range(i, 1).data, p.hidden.row_range(batch.logit_rows[static_cast<size_t>(i)], 1).data,
-                static_cast<size_t>(last.cols() * size_of(last.dtype)));
-  kernels::rms_norm(last, weights_.final_norm.view(), static_cast<float>(config_.rms_norm_eps), last, stream);
+  kernels::gather_rows(p.normed, batch.logit_rows, last, stream);
   const kernels::PackedMatrix& head = config_.tie_word_embeddings ? weights_.embedding : weights_.lm_head;
   kernels::matmul(last, head, {}, logits, stream);
   return logits;
@@ -132,21 +146,21 @@ void Model::reserve(int64_t tokens, int64_t num_logits) {
   Workspace& w = *workspace_;
   const int64_t hidden_size = config_.shape.hidden_size, f = slices_.intermediate.size();
   if (tokens > w.max_tokens) {
-    const auto rows_of = [&](int64_t cols) { return Buffer(DType::kF32, {1, 1, tokens, cols}); };
+    const auto rows_of = [&](int64_t cols) { return Buffer(w.dtype, {1, 1, tokens, cols}, w.device); };
     const int64_t head_dim = config_.shape.head_dim;
     w.hidden = rows_of(hidden_size);
     w.normed = rows_of(hidden_size);
-    w.residual = rows_of(hidden_size);
+    w.partial = rows_of(hidden_size);
     w.qkv = rows_of((slices_.heads.size() + 2 * slices_.kv_heads.size()) * head_dim);
     w.attended = rows_of(slices_.heads.size() * head_dim);
     w.gate_up = rows_of(2 * f);
     w.activated = rows_of(f);
-    w.cos_sin = rows_of(2 * static_cast<int64_t>(config_.rope.inv_freq.size()));
+    w.cos_sin = Buffer(DType::kF32, {1, 1, tokens, 2 * w.inv_freq.view().count()}, w.device);
     w.max_tokens = tokens;
   }
   if (num_logits > w.max_logits) {
-    w.last = Buffer(DType::kF32, {1, 1, num_logits, hidden_size});
-    w.logits = Buffer(DType::kF32, {1, 1, num_logits, slices_.vocab.size()});
+    w.last = Buffer(w.dtype, {1, 1, num_logits, hidden_size}, w.device);
+    w.logits = Buffer(w.dtype, {1, 1, num_logits, slices_.vocab.size()}, w.device);
     w.max_logits = num_logits;
   }
 }

@@ -18,10 +18,10 @@ namespace lane {
 
 // What one forward pass computes on.
 struct ModelBatch {
-  std::span<const int32_t> token_ids;  // [tokens] packed over sequences
-  std::span<const int32_t> positions;  // [tokens]
+  TensorView token_ids;  // [tokens] packed over sequences; all lists are int32 where the model is
+  TensorView positions;  // [tokens]
   AttentionBatch attention;
-  std::span<const int32_t> logit_rows;  // packed tokens whose logits are wanted, ascending
+  TensorView logit_rows;  // packed tokens whose logits are wanted, ascending
 };
 
 // A decoder on one rank. forward() is const but for its work space: one call at a time.

@@ -61,7 +61,7 @@ struct WorkList {
       if (target.matrix)
         *target.matrix = PackedMatrix(device, dtype, rows, target.slices.front().cols.size());
       else
-        *target.vector = Buffer(DType::kF32, {1, 1, 1, count}, device);
+        *target.vector = Buffer(kernels::activation_type(dtype, device), {1, 1, 1, count}, device);
     }
   }
 };
@@ -274,7 +274,7 @@ std::vector<Piece> cut(const WorkList& list) {
 // Fills pieces with one bounce buffer; every thread has a Loader of its own.
 class Loader {
  public:
-  Loader(const Source& source, Stream& stream) : source_(source), stream_(stream) {}
+  Loader(const Source& source, Device device) : source_(source), stream_(device) {}
 
   // Returns the bytes done, as stored.
   int64_t load(const Piece& piece) { return piece.target->matrix ? load_rows(piece) : load_vector(*piece.target); }
@@ -288,7 +288,7 @@ class Loader {
       if (wanted.size() > 0) {
         const int64_t begin = slice.rows.begin + wanted.begin - first;
         void* values = read(slice, {begin, begin + wanted.size()});
-        matrix.set_rows(wanted.begin, {values, source_.dtype(slice), {1, 1, wanted.size(), matrix.k()}, {}});
+        matrix.set_rows(wanted.begin, {values, source_.dtype(slice), {1, 1, wanted.size(), matrix.k()}, {}}, stream_);
         stored_bytes += wanted.size() * matrix.k() * size_of(source_.stored_dtype(slice));
       }
       first += slice.rows.size();
@@ -304,7 +304,8 @@ class Loader {
       for (int64_t i = 0; i < slice.count(); ++i) joined.push_back(as_float(values, source_.dtype(slice), i));
       stored_bytes += slice.count() * size_of(source_.stored_dtype(slice));
     }
-    copy_to_device(joined.data(), target.vector->view(), stream_);
+    kernels::store({joined.data(), DType::kF32, {1, 1, 1, static_cast<int64_t>(joined.size())}, {}},
+                   target.vector->view(), stream_);
     return stored_bytes;
   }
 
@@ -316,7 +317,7 @@ class Loader {
   }
 
   const Source& source_;
-  Stream& stream_;
+  Stream stream_;  // for copies to a GPU
   std::vector<char> bounce_;
 };
 
@@ -327,7 +328,7 @@ void load_all(const WorkList& list, const Source& source, int64_t total_bytes, c
   std::atomic<int64_t> next{0}, done{0};
   const auto caller = std::this_thread::get_id();
   stream.threads().run(stream.threads().size(), [&](int64_t) {
-    Loader loader(source, stream);
+    Loader loader(source, stream.device());
     try {
       for (int64_t i; (i = next.fetch_add(1)) < num_pieces;) {
         const int64_t bytes = loader.load(pieces[static_cast<size_t>(i)]);

@@ -376,13 +376,13 @@ void Engine::build_batch(const std::vector<ScheduledWork>& work) {
 
 std::vector<SampledToken> Engine::choose_tokens() {
   const Batch& b = *batch_;
-  const TensorView logits = model_->forward({.token_ids = b.token_ids,
-                                             .positions = b.positions,
+  const TensorView logits = model_->forward({.token_ids = view_of(b.token_ids),
+                                             .positions = view_of(b.positions),
                                              .attention = {.query_start = b.query_start,
                                                            .kv_length = b.kv_length,
                                                            .block_tables = b.block_tables,
                                                            .max_blocks = b.max_blocks},
-                                             .logit_rows = b.logit_rows},
+                                             .logit_rows = view_of(b.logit_rows)},
                                             cache_.layers(), *stream_);
   uint32_t announced = 0;
   std::vector<SampledToken> sampled =

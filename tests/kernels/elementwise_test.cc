@@ -85,7 +85,7 @@ TEST(RopeTable, IsTheCosineAndSineOfAFloatAngle) {
     for (int64_t j = 0; j < f; ++j)
       inv_freq.push_back(static_cast<float>(std::pow(10000.0, -static_cast<double>(j) / static_cast<double>(f))));
     Output out(static_cast<int64_t>(positions.size()), 2 * f);
-    rope_table(positions, inv_freq, 1.25f, out.view(), stream);
+    rope_table(view_of(positions), view_of(inv_freq), 1.25f, out.view(), stream);
     EXPECT_TRUE(out.guard_is_intact());
     for (size_t t = 0; t < positions.size(); ++t)
       for (int64_t j = 0; j < f; ++j) {
@@ -200,6 +200,31 @@ TEST(Elementwise, RefuseShapesThatDoNotFit) {
   EXPECT_THROW(silu_mul(matrix(a, 2, 8), matrix(b, 2, 8), stream), Error);
   EXPECT_THROW(rope(matrix(a, 2, 8), 0, 2, 4, matrix(b, 2, 6), stream), Error);
   EXPECT_THROW(head_rms_norm(matrix(a, 2, 8), 4, 2, matrix(b, 1, 4), 1e-5f, stream), Error);
+}
+
+TEST(AddRmsNorm, IsTheSumThenTheNorm) {
+  Stream stream({}, 2);
+  const int64_t rows = 5, cols = 37;
+  std::vector<float> x = random_floats(rows * cols, 11), residual = random_floats(rows * cols, 12),
+                     gain = random_floats(cols, 13), sum = residual;
+  add(matrix(sum, rows, cols), matrix(x, rows, cols), stream);
+  Output wanted(rows, cols), out(rows, cols);
+  rms_norm(matrix(sum, rows, cols), vector_view(gain), 1e-5f, wanted.view(), stream);
+  add_rms_norm(matrix(x, rows, cols), matrix(residual, rows, cols), vector_view(gain), 1e-5f, out.view(), stream);
+  EXPECT_TRUE(same_bits(residual, sum, rows * cols));
+  EXPECT_TRUE(same_bits(out.values, wanted.values, rows * cols));
+}
+
+TEST(GatherRows, TakesTheRowsThatAreAskedFor) {
+  Stream stream;
+  std::vector<float> x = random_floats(6 * 11, 14);
+  const std::vector<int32_t> rows = {5, 0, 3, 3};
+  Output out(4, 11);
+  gather_rows(matrix(x, 6, 11), view_of(rows), out.view(), stream);
+  EXPECT_TRUE(out.guard_is_intact());
+  for (int64_t i = 0; i < 4; ++i)
+    for (int64_t j = 0; j < 11; ++j)
+      EXPECT_EQ(out.at(i, j), x[static_cast<size_t>(rows[static_cast<size_t>(i)] * 11 + j)]);
 }
 
 }  // namespace

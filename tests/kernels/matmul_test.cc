@@ -30,7 +30,8 @@ struct Case {
         bias(random_floats(n, 2)),
         w(random_floats(n * k, 3), n, k, dtype),
         packed({}, dtype, n, k) {
-    packed.set_rows(0, w.view());
+    Stream stream;
+    packed.set_rows(0, w.view(), stream);
     for (int64_t r = 0; r < m; ++r)
       for (int64_t c = 0; c < n; ++c) {
         double sum = bias[static_cast<size_t>(c)], size = std::abs(sum);
@@ -156,7 +157,7 @@ TEST_P(MatmulTest, PaddingDoesNotReachResults) {
     Case product(dtype, 2, 17, 5);
     std::fill(product.x.begin(), product.x.end(), std::numeric_limits<float>::infinity());
     Converted ones(std::vector<float>(17 * 5, 1.0f), 17, 5, dtype);
-    product.packed.set_rows(0, ones.view());
+    product.packed.set_rows(0, ones.view(), streams_[0]);
     const Output out = product.run(isa(), 2, streams_[0]);
     if (isa().bf16.stage && dtype == DType::kBF16) continue;  // pairs an odd last input with 0 * 0
     for (int64_t i = 0; i < out.count(); ++i) EXPECT_TRUE(std::isinf(out.values[static_cast<size_t>(i)]));

@@ -23,9 +23,10 @@ TEST(PackedMatrix, GivesBackTheRowsThatWereStored) {
         for (const int64_t n : {1, 3, 15, 16, 17, 33}) {
           Converted rows(random_floats(n * k, 7), n, k, given);
           PackedMatrix packed({}, stored, n, k);
-          packed.set_rows(0, rows.view());
+          packed.set_rows(0, rows.view(), stream);
           Output out(n, k);
-          embedding(packed, counting_ids(n), 0, out.view(), stream);
+          const std::vector<int32_t> ids = counting_ids(n);
+          embedding(packed, view_of(ids), 0, out.view(), stream);
           EXPECT_TRUE(out.guard_is_intact());
           int64_t num_wrong = 0;
           for (int64_t i = 0; i < n * k; ++i)
@@ -40,9 +41,10 @@ TEST(PackedMatrix, RowsComeInAnyOrderAndInPieces) {
   for (const DType dtype : kWeightTypes) {
     Converted rows(random_floats(n * k, 8), n, k, dtype);
     PackedMatrix whole({}, dtype, n, k), pieces({}, dtype, n, k);
-    whole.set_rows(0, rows.view());
+    whole.set_rows(0, rows.view(), stream);
     const int64_t cuts[] = {0, 1, 16, 20, 31, 70, 77};
-    for (int i : {3, 0, 5, 1, 4, 2}) pieces.set_rows(cuts[i], rows.view().row_range(cuts[i], cuts[i + 1] - cuts[i]));
+    for (int i : {3, 0, 5, 1, 4, 2})
+      pieces.set_rows(cuts[i], rows.view().row_range(cuts[i], cuts[i + 1] - cuts[i]), stream);
     ASSERT_EQ(whole.bytes(), pieces.bytes());
     EXPECT_EQ(std::memcmp(whole.data(), pieces.data(), static_cast<size_t>(whole.bytes())), 0) << name_of(dtype);
   }
@@ -58,9 +60,10 @@ TEST(PackedMatrix, TakesNoMoreThanThePaddingOfTheOriginal) {
 TEST(PackedMatrix, RefusesRowsThatDoNotFit) {
   std::vector<float> values(64);
   PackedMatrix packed({}, DType::kF32, 4, 8);
-  EXPECT_THROW(packed.set_rows(0, matrix(values, 5, 8)), Error);
-  EXPECT_THROW(packed.set_rows(4, matrix(values, 1, 8)), Error);
-  EXPECT_THROW(packed.set_rows(0, matrix(values, 1, 7)), Error);
+  Stream stream;
+  EXPECT_THROW(packed.set_rows(0, matrix(values, 5, 8), stream), Error);
+  EXPECT_THROW(packed.set_rows(4, matrix(values, 1, 8), stream), Error);
+  EXPECT_THROW(packed.set_rows(0, matrix(values, 1, 7), stream), Error);
   EXPECT_THROW(PackedMatrix({}, DType::kI32, 4, 8), Error);
 }
 
@@ -69,10 +72,10 @@ TEST(Embedding, RowsOfOtherRanksAreZero) {
   Stream stream({}, 3);
   Converted rows(random_floats(n * k, 9), n, k, DType::kBF16);
   PackedMatrix table({}, DType::kBF16, n, k);
-  table.set_rows(0, rows.view());
+  table.set_rows(0, rows.view(), stream);
   const std::vector<int32_t> ids = {100, 119, 99, 120, 0, 107, 107};
   Output out(7, k);
-  embedding(table, ids, 100, out.view(), stream);
+  embedding(table, view_of(ids), 100, out.view(), stream);
   EXPECT_TRUE(out.guard_is_intact());
   for (int64_t i = 0; i < 7; ++i)
     for (int64_t j = 0; j < k; ++j) {
@@ -80,7 +83,7 @@ TEST(Embedding, RowsOfOtherRanksAreZero) {
       EXPECT_EQ(out.at(i, j), row >= 0 && row < n ? rows.floats[static_cast<size_t>(row * k + j)] : 0.0f);
     }
   Output none(0, k);
-  embedding(table, {}, 100, none.view(), stream);
+  embedding(table, view_of(std::span<const int32_t>()), 100, none.view(), stream);
   EXPECT_TRUE(none.guard_is_intact());
 }
 

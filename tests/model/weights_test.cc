@@ -100,7 +100,7 @@ std::vector<std::vector<float>> rows_of(const kernels::PackedMatrix& matrix, Str
   std::vector<int32_t> ids(static_cast<size_t>(matrix.n()));
   std::iota(ids.begin(), ids.end(), 0);
   const Buffer out(DType::kF32, {1, 1, matrix.n(), matrix.k()});
-  kernels::embedding(matrix, ids, 0, out.view(), stream);
+  kernels::embedding(matrix, view_of(ids), 0, out.view(), stream);
   const auto* values = out.view().as<float>();
   std::vector<std::vector<float>> rows;
   for (int64_t row = 0; row < matrix.n(); ++row)

@@ -73,10 +73,10 @@ std::vector<float> prompt_logits(const std::string& family, const std::vector<in
       const int32_t query_start[] = {0, static_cast<int32_t>(count)},
                     kv_length[] = {static_cast<int32_t>(begin + count)};
       const TensorView out = model.forward(
-          {.token_ids = std::span(prompt).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
-           .positions = positions,
+          {.token_ids = view_of(std::span(prompt).subspan(static_cast<size_t>(begin), static_cast<size_t>(count))),
+           .positions = view_of(positions),
            .attention = {.query_start = query_start, .kv_length = kv_length, .block_tables = table, .max_blocks = 64},
-           .logit_rows = rows},
+           .logit_rows = view_of(rows)},
           cache.layers(), stream);
       const std::lock_guard lock(mutex);
       for (int64_t row = 0; row < count; ++row)

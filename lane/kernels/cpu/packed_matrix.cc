@@ -81,6 +81,10 @@ void pack_chunk(DType dtype, const GroupRows& rows, int64_t count, char* out) {
 
 }  // namespace
 
+void convert(TensorView values, DType dtype, void* out) {
+  convert(values.dtype, static_cast<const char*>(values.data), values.count(), dtype, static_cast<char*>(out));
+}
+
 void pack_rows(DType dtype, void* packed, int64_t first, TensorView rows) {
   const int64_t k = rows.cols(), end = first + rows.rows();
   const Layout layout(dtype, end, k);

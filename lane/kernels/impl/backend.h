@@ -1,0 +1,29 @@
+// Private to lane/kernels: what a GPU's backend provides. cuda/ implements it, or no_cuda.cc says why not. Shapes were
+// checked by kernels.cc; `stream` is the vendor's handle.
+#pragma once
+#include "lane/device/tensor.h"
+
+namespace lane::kernels::impl {
+
+// A weight matrix in device memory, row-major [n, k].
+struct DeviceMatrix {
+  const void* data;
+  DType dtype;
+  int64_t n, k;
+};
+
+void cuda_matmul(TensorView x, const DeviceMatrix& weight, TensorView bias, TensorView out, Stream& stream);
+void cuda_matmul_silu_mul(TensorView x, const DeviceMatrix& gate_up, TensorView bias, TensorView scratch,
+                          TensorView out, Stream& stream);
+void cuda_embedding(const DeviceMatrix& table, TensorView ids, int64_t first_id, TensorView out, Stream& stream);
+void cuda_rms_norm(TensorView x, TensorView gain, float eps, TensorView out, Stream& stream);
+void cuda_add_rms_norm(TensorView x, TensorView residual, TensorView gain, float eps, TensorView out, Stream& stream);
+void cuda_head_rms_norm(TensorView x, int64_t first_col, int64_t num_heads, TensorView gain, float eps, Stream& stream);
+void cuda_rope_table(TensorView positions, TensorView inv_freq, float scale, TensorView cos_sin, Stream& stream);
+void cuda_rope(TensorView x, int64_t first_col, int64_t num_heads, int64_t head_dim, TensorView cos_sin,
+               Stream& stream);
+void cuda_silu_mul(TensorView gate_up, TensorView out, Stream& stream);
+void cuda_add(TensorView inout, TensorView x, Stream& stream);
+void cuda_gather_rows(TensorView x, TensorView rows, TensorView out, Stream& stream);
+
+}  // namespace lane::kernels::impl
