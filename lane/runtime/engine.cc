@@ -146,12 +146,6 @@ struct Engine::Tracked {
   std::vector<StepLogprobs> logprobs;
 };
 
-struct Engine::Batch {
-  std::vector<int32_t> token_ids, positions, query_start, kv_length, block_tables, logit_rows;
-  int64_t max_blocks = 0;
-  std::vector<SamplingRow> rows;
-};
-
 Engine::Engine(Model* model, Communicator* group, const Tokenizer* tokenizer, const EngineOptions& options,
                Stream* stream)
     : model_(model),
@@ -162,8 +156,7 @@ Engine::Engine(Model* model, Communicator* group, const Tokenizer* tokenizer, co
       pool_(options.num_blocks, options.block_tokens),
       cache_(kv_layout(*model, options), options.num_blocks, stream->device()),
       scheduler_(options.limits, &pool_),
-      sampler_(model->slices().vocab, model->config().shape.vocab_size, group),
-      batch_(std::make_unique<Batch>()) {
+      runner_(make_cpu_runner(model, group, &cache_, stream, options.cpu_runs_ahead)) {
   if (group_->size() == 1) return;
   const std::string mine = describe(options_, tokenizer_ != nullptr), leaders = group_->broadcast_text(mine, 0);
   if (mine != leaders)
@@ -218,13 +211,13 @@ void Engine::restart_trace() {
   write(Command::kRestartTrace);
 }
 
-bool Engine::idle() const { return scheduler_.idle() && pending_.empty() && finished_.empty(); }
+bool Engine::idle() const { return nothing_under_way() && pending_.empty() && finished_.empty(); }
 
 std::vector<Completion> Engine::step() {
   ensure(leads() && !over_, "steps are led by rank 0, before finish()");
-  if (!scheduler_.idle() || !pending_.empty()) {
+  if (!nothing_under_way() || !pending_.empty()) {
     exchange_commands();
-    if (!scheduler_.idle()) run_step();
+    if (!nothing_under_way()) run_step();
   }
   // Last, when every rank is done with the step: a callback that throws leaves the engine in order.
   const auto told = std::exchange(told_, {});
@@ -251,14 +244,14 @@ void Engine::follow() {
   while (true) {
     exchange_commands();
     if (over_) return;
-    if (!scheduler_.idle()) run_step();
+    if (!nothing_under_way()) run_step();
   }
 }
 
 // Broadcasts what is pending, if this is a moment for it: the same question has the same answer on all ranks. Alone,
 // every moment is one.
 void Engine::exchange_commands() {
-  if (group_->size() > 1 && !announced_ && !scheduler_.idle()) return;
+  if (group_->size() > 1 && !announced_ && !nothing_under_way()) return;
   announced_ = false;
   std::string commands = std::exchange(pending_, {});
   if (group_->size() > 1) commands = group_->broadcast_text(commands, 0);
@@ -308,10 +301,24 @@ void Engine::apply_commands(std::string_view text) {
   }
 }
 
+// Gives the device work, two steps of it if it can be, and waits for the older one.
 void Engine::run_step() {
   TraceSpan span("step", TraceKind::kStep);
+  if (under_way_.empty()) launch();
+  if (can_run_ahead()) launch();
+  collect();
+}
+
+// The answer is the same on all ranks.
+bool Engine::can_run_ahead() const {
+  return under_way_.size() == 1 && !scheduler_.idle() && scheduler_.can_plan_ahead() &&
+         std::all_of(tracked_.begin(), tracked_.end(),
+                     [&](const auto& entry) { return runner_->runs_ahead(entry.second.sampling); });
+}
+
+void Engine::launch() {
   const int64_t start = leads() ? now_ns() : 0;
-  const std::vector<ScheduledWork> work = scheduler_.plan_step();
+  const std::vector<ScheduledWork>& work = scheduler_.plan_step();
   ensure(!work.empty(), "a scheduler that is not idle has work");
   count(work);
   for (const ScheduledWork& item : work) {
@@ -322,16 +329,28 @@ void Engine::run_step() {
     tracked.num_cached = item.sequence->num_cached;
     stats_.num_cached_tokens += tracked.num_cached;
   }
-  build_batch(work);
-  std::vector<SampledToken> sampled = choose_tokens();
+  build_input(work);
+  runner_->launch(input_);
+  stats_.num_steps_ahead += !under_way_.empty();
+  scheduler_.book_step();
+  under_way_.push_back(work);
+}
 
+void Engine::collect() {
+  StepResult result = runner_->collect();
+  announced_ = announced_ || result.signal != 0;
+  UnderWay& work = under_way_.front();
   std::vector<int32_t> tokens(work.size());
   for (size_t i = 0, row = 0; i < work.size(); ++i)
-    if (work[i].samples) tokens[i] = sampled[row++].token;
-  scheduler_.complete_step(tokens);
+    if (work[i].samples) tokens[i] = result.sampled[row++].token;
+  scheduler_.fill_step(tokens);
   const int64_t now = leads() ? now_ns() : 0;
-  for (size_t i = 0, row = 0; i < work.size(); ++i)
-    if (work[i].samples) accept(*work[i].sequence, std::move(sampled[row++]), now);
+  for (size_t i = 0, row = 0; i < work.size(); ++i) {
+    if (!work[i].samples) continue;
+    SampledToken& sampled = result.sampled[row++];
+    if (work[i].sequence) accept(*work[i].sequence, work[i].begin + work[i].count + 1, std::move(sampled), now);
+  }
+  under_way_.pop_front();
 }
 
 void Engine::count(const std::vector<ScheduledWork>& work) {
@@ -346,19 +365,23 @@ void Engine::count(const std::vector<ScheduledWork>& work) {
   stats_.most_running = std::max(stats_.most_running, scheduler_.num_running());
 }
 
-void Engine::build_batch(const std::vector<ScheduledWork>& work) {
-  Batch& b = *batch_;
+void Engine::build_input(const std::vector<ScheduledWork>& work) {
+  StepInput& b = input_;
   for (auto* list : {&b.token_ids, &b.positions, &b.kv_length, &b.block_tables, &b.logit_rows}) list->clear();
   b.query_start.assign(1, 0);
   b.rows.clear();
   b.max_blocks = 0;
+  b.signal = pending_.empty() ? 0 : 1;
   for (const ScheduledWork& item : work)
     b.max_blocks = std::max(b.max_blocks, static_cast<int64_t>(item.sequence->blocks.size()));
   for (const ScheduledWork& item : work) {
     const Sequence& sequence = *item.sequence;
     const int64_t end = item.begin + item.count;
-    b.token_ids.insert(b.token_ids.end(), sequence.tokens.begin() + item.begin, sequence.tokens.begin() + end);
-    for (int64_t i = item.begin; i < end; ++i) b.positions.push_back(static_cast<int32_t>(i));
+    for (int64_t i = item.begin; i < end; ++i) {
+      const int32_t token = sequence.tokens[static_cast<size_t>(i)];
+      b.token_ids.push_back(token == kUnknownToken ? token_of_last_step(sequence) : token);
+      b.positions.push_back(static_cast<int32_t>(i));
+    }
     b.query_start.push_back(static_cast<int32_t>(b.token_ids.size()));
     b.kv_length.push_back(static_cast<int32_t>(end));
     b.block_tables.insert(b.block_tables.end(), sequence.blocks.begin(), sequence.blocks.end());
@@ -374,27 +397,23 @@ void Engine::build_batch(const std::vector<ScheduledWork>& work) {
   }
 }
 
-std::vector<SampledToken> Engine::choose_tokens() {
-  const Batch& b = *batch_;
-  const TensorView logits = model_->forward({.token_ids = view_of(b.token_ids),
-                                             .positions = view_of(b.positions),
-                                             .attention = {.query_start = b.query_start,
-                                                           .kv_length = b.kv_length,
-                                                           .block_tables = b.block_tables,
-                                                           .max_blocks = b.max_blocks},
-                                             .logit_rows = view_of(b.logit_rows)},
-                                            cache_.layers(), *stream_);
-  uint32_t announced = 0;
-  std::vector<SampledToken> sampled =
-      sampler_.sample(logits, b.rows, /*signal_in=*/pending_.empty() ? 0 : 1, &announced, *stream_);
-  announced_ = announced != 0;
-  return sampled;
+// As StepInput names it.
+int32_t Engine::token_of_last_step(const Sequence& sequence) const {
+  int32_t row = 0;
+  for (const ScheduledWork& item : under_way_.back()) {
+    if (item.sequence == &sequence && item.samples) return -1 - row;
+    row += item.samples;
+  }
+  ensure(false, "an unknown token is one that the last step chooses");
+  return 0;
 }
 
-// Takes over the token that was chosen and sees whether the request ends with it.
-void Engine::accept(const Sequence& sequence, SampledToken sampled, int64_t now) {
-  const int64_t id = sequence.request.id, num_output = sequence.num_output();
-  ensure(num_output > 0 && sequence.tokens.back() == sampled.token, "the scheduler has booked the token");
+// Takes over the token that was chosen, the last of the sequence's first `length`, and sees whether the request ends
+// with it.
+void Engine::accept(const Sequence& sequence, int64_t length, SampledToken sampled, int64_t now) {
+  const int64_t id = sequence.request.id, num_output = length - sequence.num_prompt();
+  ensure(num_output > 0 && sequence.tokens[static_cast<size_t>(length - 1)] == sampled.token,
+         "the scheduler has booked the token");
   Tracked& tracked = tracked_.at(id);
   const SamplingParams& params = tracked.sampling;
   if (leads()) {
@@ -422,8 +441,7 @@ void Engine::accept(const Sequence& sequence, SampledToken sampled, int64_t now)
   }
   if (stop_token || stop_string)
     end_request(id, FinishReason::kStop, now);
-  else if (num_output >= params.max_tokens ||
-           static_cast<int64_t>(sequence.tokens.size()) >= options_.limits.max_model_len)
+  else if (num_output >= params.max_tokens || length >= options_.limits.max_model_len)
     end_request(id, FinishReason::kLength, now);
   else
     tell(id, tracked, false);
@@ -441,6 +459,9 @@ void Engine::end_request(int64_t request_id, FinishReason reason, int64_t now) {
   Tracked& tracked = node.mapped();
   const std::unique_ptr<Sequence> sequence = scheduler_.remove(request_id);
   ensure(sequence != nullptr, "a request that is tracked is scheduled");
+  for (UnderWay& step : under_way_)
+    for (ScheduledWork& item : step)
+      if (item.sequence == sequence.get()) item.sequence = nullptr;
   if (!leads()) return;
   if (tracked.decoder) tracked.text += tracked.decoder->finish();
   tell(request_id, tracked, true);

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -13,8 +14,8 @@
 #include "lane/model/tokenizer.h"
 #include "lane/runtime/kv_cache.h"
 #include "lane/runtime/request.h"
-#include "lane/runtime/sampler.h"
 #include "lane/runtime/scheduler.h"
+#include "lane/runtime/step_runner.h"
 
 namespace lane {
 
@@ -24,6 +25,7 @@ struct EngineOptions {
   int64_t num_blocks = 0;  // of the KV cache on each rank; the same on all
   DType kv_dtype = DType::kBF16;
   std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json
+  bool cpu_runs_ahead = false;         // as devices do: for tests
 };
 
 // Requests in, tokens out. Every rank of the group has an Engine and all run the same steps: the leader (rank 0) calls
@@ -37,6 +39,9 @@ struct EngineOptions {
 // a step is therefore announced by the next step's word and takes effect after it. What cannot be is refused by add()
 // before it is sent. A rank that throws leaves the group out of step for good: its caller tells the others by
 // Communicator::abort(), and no engine of the group is used again.
+//
+// Where the device works by itself, the next step is launched before the tokens of the last one are known. A request
+// that turns out to have ended then takes part in one step too many, whose result is dropped.
 class Engine {
  public:
   // `tokenizer` may be null, on all ranks: then completions have no text and stop strings are refused. Throws
@@ -67,6 +72,7 @@ class Engine {
 
   struct Stats {
     int64_t num_steps = 0;
+    int64_t num_steps_ahead = 0;     // of those, launched before the tokens of the one before were known
     int64_t num_prefill_tokens = 0;  // computed in chunks of prompts (and of what was set back and is computed again)
     int64_t num_decode_tokens = 0;   // computed one a step, to choose the next
     int64_t num_cached_tokens = 0;   // of prompts, found in the cache and not computed
@@ -77,18 +83,23 @@ class Engine {
 
  private:
   struct Tracked;  // a request under way: its text so far, times, logprobs
-  struct Batch;    // what a step computes on, kept for its memory
+  // A step that the runner has. An item without a sequence is one that ended since; its result is dropped.
+  using UnderWay = std::vector<ScheduledWork>;
   void check_request(const Request& request) const;
   void exchange_commands();
   void apply_commands(std::string_view text);
   void run_step();
-  void build_batch(const std::vector<ScheduledWork>& work);
+  bool can_run_ahead() const;
+  void launch();
+  void collect();
+  void build_input(const std::vector<ScheduledWork>& work);
+  int32_t token_of_last_step(const Sequence& sequence) const;
   void count(const std::vector<ScheduledWork>& work);
-  std::vector<SampledToken> choose_tokens();
-  void accept(const Sequence& sequence, SampledToken sampled, int64_t now);
+  void accept(const Sequence& sequence, int64_t length, SampledToken sampled, int64_t now);
   void tell(int64_t request_id, Tracked& tracked, bool at_end);
   void end_request(int64_t request_id, FinishReason reason, int64_t now);
   bool leads() const { return group_->rank() == 0; }
+  bool nothing_under_way() const { return scheduler_.idle() && under_way_.empty(); }
 
   Model* model_;
   Communicator* group_;
@@ -98,8 +109,9 @@ class Engine {
   BlockPool pool_;
   KvCache cache_;
   Scheduler scheduler_;
-  Sampler sampler_;
-  std::unique_ptr<Batch> batch_;
+  std::unique_ptr<StepRunner> runner_;
+  StepInput input_;  // kept for its memory
+  std::deque<UnderWay> under_way_;
   std::unordered_map<int64_t, Tracked> tracked_;
   Stats stats_;
 

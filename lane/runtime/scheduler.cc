@@ -48,7 +48,7 @@ void Scheduler::add(Request request) {
 }
 
 const std::vector<ScheduledWork>& Scheduler::plan_step() {
-  ensure(!step_open_, "a step is completed before the next is planned");
+  ensure(!step_open_, "a step is booked before the next is planned");
   step_open_ = true;
   step_.clear();
   if (idle()) return step_;
@@ -117,6 +117,7 @@ bool Scheduler::make_room(size_t index, int64_t num_tokens) {
 
 void Scheduler::preempt_youngest() {
   std::unique_ptr<Sequence> sequence = std::move(running_.back());
+  ensure(booked_.empty(), "nothing is set back while tokens are unknown");
   running_.pop_back();
   std::erase_if(step_, [&](const ScheduledWork& work) {
     if (work.sequence != sequence.get()) return false;
@@ -135,19 +136,35 @@ void Scheduler::schedule(Sequence* sequence, int64_t count) {
   budget_ -= count;
 }
 
-void Scheduler::complete_step(const std::vector<int32_t>& sampled) {
+void Scheduler::book_step() {
   ensure(step_open_, "a step was planned");
-  ensure(sampled.size() == step_.size(), "one sampled token for each work of the step");
   step_open_ = false;
-  for (size_t i = 0; i < step_.size(); ++i) {
-    const ScheduledWork& work = step_[i];
-    Sequence& sequence = *work.sequence;
-    const int64_t num_known = sequence.num_computed / pool_->block_tokens();
-    sequence.num_computed += work.count;
-    pool_->publish(std::span(sequence.tokens).first(static_cast<size_t>(sequence.num_computed)), sequence.blocks,
-                   num_known);
-    if (work.samples) sequence.tokens.push_back(sampled[i]);
+  for (const ScheduledWork& work : step_) {
+    work.sequence->num_computed += work.count;
+    if (work.samples) work.sequence->tokens.push_back(kUnknownToken);
   }
+  booked_.push_back(step_);
+}
+
+void Scheduler::fill_step(const std::vector<int32_t>& sampled) {
+  ensure(!booked_.empty() && sampled.size() == booked_.front().size(), "one token for each work of a booked step");
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    const ScheduledWork& work = booked_.front()[i];
+    if (work.sequence == nullptr) continue;
+    Sequence& sequence = *work.sequence;
+    const int64_t end = work.begin + work.count;
+    if (work.samples) sequence.tokens[static_cast<size_t>(end)] = sampled[i];
+    pool_->publish(std::span(sequence.tokens).first(static_cast<size_t>(end)), sequence.blocks,
+                   work.begin / pool_->block_tokens());
+  }
+  booked_.pop_front();
+}
+
+bool Scheduler::can_plan_ahead() const {
+  if (pool_->num_available() < num_running()) return false;
+  return std::all_of(running_.begin(), running_.end(), [](const auto& sequence) {
+    return num_left(*sequence) == 1 && static_cast<int64_t>(sequence->tokens.size()) < sequence->max_length;
+  });
 }
 
 std::unique_ptr<Sequence> Scheduler::remove(int64_t request_id) {
@@ -163,7 +180,12 @@ std::unique_ptr<Sequence> Scheduler::remove(int64_t request_id) {
   };
   std::unique_ptr<Sequence> sequence = take_from(running_);
   if (!sequence) sequence = take_from(waiting_);
-  if (sequence) pool_->release(sequence->blocks);
+  if (!sequence) return nullptr;
+  for (std::vector<ScheduledWork>& step : booked_)
+    for (ScheduledWork& work : step)
+      if (work.sequence == sequence.get()) work.sequence = nullptr;
+  while (!sequence->tokens.empty() && sequence->tokens.back() == kUnknownToken) sequence->tokens.pop_back();
+  pool_->release(sequence->blocks);
   return sequence;
 }
 

@@ -9,6 +9,8 @@
 
 namespace lane {
 
+inline constexpr int32_t kUnknownToken = -1;  // of a step that is booked but not filled
+
 // A request under way.
 struct Sequence {
   Request request;
@@ -42,6 +44,9 @@ struct ScheduledWork {
 // one more for each sequence that runs. When blocks run out, the youngest sequence is set back to waiting: its
 // blocks are freed and it is computed again later, prompt and output so far, with the same result.
 //
+// A device may be given the next step before the tokens of this one are known: book_step() counts it as done, with
+// kUnknownToken for what will be chosen, and fill_step() brings the tokens later.
+//
 // Whatever runs is older than whatever waits, and the oldest gets the blocks of all others if it must. So the oldest
 // proceeds in every step, and every request that add() took is finished in time.
 class Scheduler {
@@ -59,10 +64,16 @@ class Scheduler {
 
   // The work of the next step, in a fixed order. Empty only if idle. Valid until the next call of plan_step().
   const std::vector<ScheduledWork>& plan_step();
-  // Books the step as done; `sampled[i]` is the token chosen for work i (ignored where !samples). The caller then
-  // removes the sequences that are finished, those of max_length at the latest.
-  void complete_step(const std::vector<int32_t>& sampled);
-  // Takes the sequence out and frees its blocks; null if there is none. Not between plan_step() and complete_step().
+  // Books the step as done.
+  void book_step();
+  // Of the oldest step that is booked and not filled: `sampled[i]` is the token chosen for work i (ignored where
+  // !samples). The caller then removes the sequences that are finished, those of max_length at the latest.
+  void fill_step(const std::vector<int32_t>& sampled);
+  // Whether the next step may be planned while tokens are unknown: all that runs decodes, none is at its end by length,
+  // and nothing will have to be set back.
+  bool can_plan_ahead() const;
+  // Takes the sequence out, without tokens that are unknown, and frees its blocks; null if there is none. Not between
+  // plan_step() and book_step().
   std::unique_ptr<Sequence> remove(int64_t request_id);
 
  private:
@@ -79,8 +90,9 @@ class Scheduler {
   std::deque<std::unique_ptr<Sequence>> waiting_;   // in arrival order, all younger than those running
   std::vector<std::unique_ptr<Sequence>> running_;  // in arrival order
   std::vector<ScheduledWork> step_;
-  int64_t budget_ = 0;      // tokens left in the step that is being planned
-  bool step_open_ = false;  // planned, not yet completed
+  int64_t budget_ = 0;                             // tokens left in the step that is being planned
+  bool step_open_ = false;                         // planned, not yet booked
+  std::deque<std::vector<ScheduledWork>> booked_;  // not yet filled; without a sequence where it was removed since
   int64_t num_preemptions_ = 0;
 };
 

@@ -111,6 +111,37 @@ TEST(Engine, ContinuousBatching) {
   EXPECT_NE(seated.order.back(), 0);
 }
 
+// As on a device: a step is launched before the tokens of the one before are known.
+TEST(Engine, RunningAheadChangesNoToken) {
+  std::vector<Request> requests = mixed_requests(20);
+  for (size_t i = 0; i < requests.size(); ++i) requests[i].sampling.max_tokens += static_cast<int64_t>(3 * i % 29);
+  const Outcome behind = generate(1, tiny_options(), requests);
+  EXPECT_EQ(behind.stats.num_steps_ahead, 0);
+  for (const int num_ranks : {1, 2})
+    for (const int64_t seats : {3, 64})
+      for (const int64_t num_blocks : {20, 200}) {
+        EngineOptions options = tiny_options();
+        options.cpu_runs_ahead = true;
+        options.limits.max_num_seqs = seats;
+        options.limits.max_num_batched_tokens = 70;
+        options.num_blocks = num_blocks;
+        const Outcome ahead = generate(num_ranks, options, requests);
+        expect_same_tokens(behind, ahead, std::to_string(seats) + " seats, " + std::to_string(num_blocks) + " blocks");
+      }
+  // Without penalties, which need all tokens so far, nearly all steps of decoding run ahead.
+  for (Request& request : requests) {
+    SamplingParams& sampling = request.sampling;
+    sampling.repetition_penalty = 1, sampling.presence_penalty = sampling.frequency_penalty = 0;
+    sampling.max_tokens = 40;
+  }
+  EngineOptions options = tiny_options();
+  const Outcome plain = generate(1, options, requests);
+  options.cpu_runs_ahead = true;
+  const Outcome ahead = generate(2, options, requests);
+  expect_same_tokens(plain, ahead, "without penalties");
+  EXPECT_GT(ahead.stats.num_steps_ahead, ahead.stats.num_steps / 2);
+}
+
 TEST(Engine, PreemptedRequestsComeToTheSameResult) {
   std::vector<Request> requests;
   for (int i = 0; i < 6; ++i) {
@@ -392,7 +423,8 @@ TEST(Engine, AnyOrderOfCommands) {
   options.limits.max_num_batched_tokens = 40;
   options.num_blocks = 20;
   for (const int num_ranks : {1, 2})
-    for (uint64_t key = 0; key < 6; ++key) {
+    for (uint64_t key = 0; key < 12; ++key) {
+      options.cpu_runs_ahead = key % 2 == 1;
       const Outcome outcome = run_engine(num_ranks, options, [&](Engine& engine, Outcome& out) {
         size_t next = 0;
         for (uint64_t i = 0; next < requests.size(); ++i) {

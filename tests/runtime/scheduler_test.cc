@@ -67,7 +67,8 @@ class Player {
       sampled.push_back(work.samples ? next_token(*work.sequence, work.begin + work.count) : -1);
       log_.insert(log_.end(), {work.sequence->request.id, work.begin, work.count, work.samples, sampled.back()});
     }
-    scheduler_.complete_step(sampled);
+    scheduler_.book_step();
+    scheduler_.fill_step(sampled);
     std::vector<int64_t> finished;
     for (const ScheduledWork& work : step) {
       Sequence& sequence = *work.sequence;
@@ -281,7 +282,8 @@ TEST(Scheduler, DecodesGoBeforeChunksOfPrompts) {
     for (const ScheduledWork& work : step)
       got.push_back({work.sequence->request.id, work.begin, work.count, work.samples});
     EXPECT_EQ(got, want);
-    scheduler.complete_step(std::vector<int32_t>(step.size(), 5));
+    scheduler.book_step();
+    scheduler.fill_step(std::vector<int32_t>(step.size(), 5));
   };
   expect({{1, 0, 3, 1}, {2, 0, 5, 0}});
   expect({{1, 3, 1, 1}, {2, 5, 7, 0}});
@@ -300,7 +302,8 @@ TEST(Scheduler, TheSecondPromptTakesOverTheBeginning) {
   std::vector<int32_t> prompt(18, 3);
   scheduler.add(request_of(1, prompt, 5));
   scheduler.plan_step();
-  scheduler.complete_step({8});
+  scheduler.book_step();
+  scheduler.fill_step({8});
   prompt.push_back(4);
   scheduler.add(request_of(2, prompt, 5));
   const auto& step = scheduler.plan_step();  // while the first is still running
@@ -322,7 +325,8 @@ TEST(Scheduler, TheYoungestIsSetBack) {
     const auto& step = scheduler.plan_step();
     EXPECT_EQ(step[0].sequence->request.id, finished.empty() ? 1 : 2);
     most = std::max(most, step.size());
-    scheduler.complete_step(std::vector<int32_t>(step.size(), 5));
+    scheduler.book_step();
+    scheduler.fill_step(std::vector<int32_t>(step.size(), 5));
     for (const int64_t id : {1, 2})
       for (const ScheduledWork& work : step)
         if (work.sequence->request.id == id && work.sequence->num_output() == 6) {
