@@ -22,6 +22,7 @@ struct Pass {
   const AttentionBackend& attention;
   const AttentionShape& heads;
   const AttentionBatch& batch;
+  AttentionState* attention_state;
   Communicator& group;
   Stream& stream;
   TensorView hidden;                 // [tokens, hidden_size] the residual stream
@@ -53,7 +54,7 @@ void decoder_layer(const LayerWeights& w, int layer, KvView cache, Pass& p) {
   {
     const TraceSpan span("attention", TraceKind::kAttention);
     const int window = p.config.windows[static_cast<size_t>(layer)];
-    p.attention.run(p.heads, p.batch, p.qkv, window, cache, p.attended, p.stream);
+    p.attention.run(p.heads, p.batch, p.qkv, window, cache, p.attended, p.attention_state, p.stream);
   }
   kernels::matmul(p.attended, w.out, w.out_bias.view(), p.residual, p.stream);
   add_over_ranks(p);
@@ -88,7 +89,7 @@ Model::Model(Model&&) noexcept = default;
 TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> caches, Stream& stream) {
   const auto tokens = static_cast<int64_t>(batch.token_ids.size());
   const auto num_logits = static_cast<int64_t>(batch.logit_rows.size());
-  ensure(batch.attention.num_tokens() == tokens && batch.positions.size() == batch.token_ids.size(),
+  ensure(batch.attention.num_tokens == tokens && batch.positions.size() == batch.token_ids.size(),
          "ids, positions and sequences of a batch agree on its tokens");
   ensure(caches.size() == weights_.layers.size(), "there is a cache for each layer");
   reserve(tokens, num_logits);
@@ -99,6 +100,7 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
          .attention = *attention_,
          .heads = attention_shape_,
          .batch = batch.attention,
+         .attention_state = batch.attention_state,
          .group = *group_,
          .stream = stream,
          .hidden = view(w.hidden),

@@ -376,14 +376,12 @@ void Engine::build_batch(const std::vector<ScheduledWork>& work) {
 
 std::vector<SampledToken> Engine::choose_tokens() {
   const Batch& b = *batch_;
-  const TensorView logits = model_->forward({.token_ids = b.token_ids,
-                                             .positions = b.positions,
-                                             .attention = {.query_start = b.query_start,
-                                                           .kv_length = b.kv_length,
-                                                           .block_tables = b.block_tables,
-                                                           .max_blocks = b.max_blocks},
-                                             .logit_rows = b.logit_rows},
-                                            cache_.layers(), *stream_);
+  const TensorView logits =
+      model_->forward({.token_ids = b.token_ids,
+                       .positions = b.positions,
+                       .attention = host_batch({b.query_start, b.kv_length}, b.block_tables, b.max_blocks),
+                       .logit_rows = b.logit_rows},
+                      cache_.layers(), *stream_);
   uint32_t announced = 0;
   std::vector<SampledToken> sampled =
       sampler_.sample(logits, b.rows, /*signal_in=*/pending_.empty() ? 0 : 1, &announced, *stream_);

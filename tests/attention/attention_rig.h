@@ -34,7 +34,9 @@ struct NamedRunner {
 };
 
 inline Runner runner_of(const AttentionBackend& backend) {
-  return [&backend](auto&&... arguments) { backend.run(arguments...); };
+  return [&backend](const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
+                    TensorView out,
+                    Stream& stream) { backend.run(shape, batch, qkv, window, cache, out, nullptr, stream); };
 }
 inline Runner flash_runner(const flash::Loops& loops) {
   return [&loops](auto&&... arguments) { flash::run(loops, arguments...); };
@@ -162,7 +164,7 @@ class Rig {
     for (const Part& part : parts)
       for (int64_t at = part.begin; at < part.begin + part.count; ++at)
         for (int64_t i = 0; i < cols; ++i) *row++ = input(part.sequence, at, i);
-    run(s, {query_start, kv_length, tables, static_cast<int64_t>(max_blocks)}, qkv.view(), model_.window,
+    run(s, host_batch({query_start, kv_length}, tables, static_cast<int64_t>(max_blocks)), qkv.view(), model_.window,
         {keys_.view(), values_.view()}, out.view(), stream);
     const auto* result = out.view().as<const float>();
     for (const Part& part : parts)

@@ -72,12 +72,12 @@ std::vector<float> prompt_logits(const std::string& family, const std::vector<in
       std::iota(rows.begin(), rows.end(), 0);
       const int32_t query_start[] = {0, static_cast<int32_t>(count)},
                     kv_length[] = {static_cast<int32_t>(begin + count)};
-      const TensorView out = model.forward(
-          {.token_ids = std::span(prompt).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
-           .positions = positions,
-           .attention = {.query_start = query_start, .kv_length = kv_length, .block_tables = table, .max_blocks = 64},
-           .logit_rows = rows},
-          cache.layers(), stream);
+      const TensorView out =
+          model.forward({.token_ids = std::span(prompt).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+                         .positions = positions,
+                         .attention = host_batch({query_start, kv_length}, table, 64),
+                         .logit_rows = rows},
+                        cache.layers(), stream);
       const std::lock_guard lock(mutex);
       for (int64_t row = 0; row < count; ++row)
         std::copy_n(out.as<float>() + row * out.cols(), out.cols(),
