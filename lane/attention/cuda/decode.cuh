@@ -27,9 +27,9 @@ struct DecodeShape {
   static constexpr int kWarps = 4;
   static constexpr int kStages = kDim <= 64 ? 4 : kDim <= 128 ? 3 : 2;
   static constexpr int kRowBytes = shared_row_bytes(kDim);
-  static constexpr int kTileBytes = kTileTokens * kRowBytes;       // keys or values
-  static constexpr int kWarpBytes = kStages * 2 * kTileBytes;      // one warp's pipeline
-  static constexpr int kStateFloats = kTileRows * (kDim + 2);      // one warp's rows when warps are merged
+  static constexpr int kTileBytes = kTileTokens * kRowBytes;   // keys or values
+  static constexpr int kWarpBytes = kStages * 2 * kTileBytes;  // one warp's pipeline
+  static constexpr int kStateFloats = kTileRows * (kDim + 2);  // one warp's rows when warps are merged
   static constexpr int kWeightFloats = 2 * kTileRows * most_chunks(1);
   static constexpr int kSharedBytes = kWarps * kWarpBytes;
   static_assert(kWarps * kStateFloats * 4 <= kSharedBytes && kWeightFloats * 4 <= kSharedBytes);
@@ -231,8 +231,8 @@ template <class T, int kDim>
 __device__ inline void merge_chunks(const AttentionArgs& a, const DecodeWork& work, char* shared) {
   using Shape = DecodeShape<T, kDim>;
   const int chunks = work.num_chunks, num_threads = Shape::kWarps * 32;
-  float* weights = reinterpret_cast<float*>(shared);    // [rows, chunks]: highest scores, then weights
-  float* sums = weights + kTileRows * most_chunks(1);   // [rows, chunks]
+  float* weights = reinterpret_cast<float*>(shared);   // [rows, chunks]: highest scores, then weights
+  float* sums = weights + kTileRows * most_chunks(1);  // [rows, chunks]
   for (int i = thread_index(); i < work.num_rows * chunks; i += num_threads) {
     const RowState<kDim> partial = partial_of<kDim>(a, work, i % chunks);
     weights[i] = load_fresh(&partial.highest(i / chunks));

@@ -1,5 +1,4 @@
 #include "lane/attention/cuda/plain.cuh"
-
 #include "lane/attention/cuda/start.cuh"
 
 namespace lane::cuda {

@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kPlainWarps * 32) write_kv_kernel(const __grid
                            qkv + value_place(a, token, index.y));
 }
 
-// Grid [new tokens of the longest / kPlainWarps, heads, sequences]: a warp a token and head, a lane every 32nd dimension,
-// key after key; in float32 whatever the types.
+// Grid [new tokens of the longest / kPlainWarps, heads, sequences]: a warp a token and head, a lane every 32nd
+// dimension, key after key; in float32 whatever the types.
 template <class T, class Cache>
 __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const __grid_constant__ AttentionArgs a) {
   constexpr int kOfLane = kPlainDim / 32;

@@ -1,8 +1,7 @@
-#include "lane/attention/cuda/prefill.cuh"
-
 #include <algorithm>
 
 #include "lane/attention/cuda/decode.cuh"
+#include "lane/attention/cuda/prefill.cuh"
 #include "lane/attention/cuda/start.cuh"
 
 namespace lane::cuda {

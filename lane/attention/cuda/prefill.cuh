@@ -1,10 +1,10 @@
 // Attention of many new tokens over a paged cache, after the second version of FlashAttention (Dao, 2023).
 //
-// A block has one sequence, one kv head and 64 rows of its queries (heads of the group times new tokens), 16 a warp. All
-// its warps walk over the same tiles of keys and values, of which one is computed on while the next is copied to shared
-// memory. Tiles lie at multiples of their size from position 0, and a tile that a row sees nothing of leaves the row's
-// bits alone, so a row's result is the same however its prompt was cut. Keys and values are read from the cache: they
-// have been written there before.
+// A block has one sequence, one kv head and 64 rows of its queries (heads of the group times new tokens), 16 a warp.
+// All its warps walk over the same tiles of keys and values, of which one is computed on while the next is copied to
+// shared memory. Tiles lie at multiples of their size from position 0, and a tile that a row sees nothing of leaves the
+// row's bits alone, so a row's result is the same however its prompt was cut. Keys and values are read from the cache:
+// they have been written there before.
 #pragma once
 #include "lane/attention/cuda/split.h"
 #include "lane/attention/cuda/warp_tile.cuh"
@@ -18,7 +18,7 @@ struct PrefillShape {
   static constexpr int kTiles = kDim <= 128 ? 4 : 2;  // of 16 keys: at 256 sums and queries take 192 registers as it is
   static constexpr int kKeys = kTiles * kTileTokens;
   static constexpr int kRowBytes = shared_row_bytes(kDim);
-  static constexpr int kSideBytes = kKeys * kRowBytes;          // keys or values of a tile
+  static constexpr int kSideBytes = kKeys * kRowBytes;  // keys or values of a tile
   static constexpr int kSharedBytes = 2 * 2 * kSideBytes;
 };
 

@@ -126,7 +126,8 @@ __device__ inline void wait_for_copies() {
 
 // What other blocks wrote before they said so with arrive().
 __device__ inline float load_fresh(const float* from) { return __ldcg(from); }
-// Called by one thread of each of `count` blocks, after sync_block(): whether it is the last. The counter is 0 again then.
+// Called by one thread of each of `count` blocks, after sync_block(): whether it is the last. The counter is 0 again
+// then.
 __device__ inline bool arrive(uint32_t* counter, uint32_t count) {
   __threadfence();
   const bool is_last = atomicInc(counter, count - 1) == count - 1;

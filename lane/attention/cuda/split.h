@@ -20,8 +20,8 @@ constexpr int first_tile_position(int position, int window) {
   return lowest / kTileTokens * kTileTokens;
 }
 
-// Chunk i covers [begin + i * chunk_tokens, begin + (i + 1) * chunk_tokens) up to `end`. A function of what one sequence
-// sees and of the model's shape, never of the rest of the batch: that is what keeps a sequence's bits its own.
+// Chunk i covers [begin + i * chunk_tokens, begin + (i + 1) * chunk_tokens) up to `end`. A function of what one
+// sequence sees and of the model's shape, never of the rest of the batch: that is what keeps a sequence's bits its own.
 struct Split {
   int chunk_tokens, num_chunks;
 };
