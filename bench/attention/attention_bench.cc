@@ -54,13 +54,13 @@ void measure(const Case& c, Stream& stream) {
     kv_length.push_back(c.length);
     for (int64_t b = 0; b < blocks_each; ++b) tables.push_back(static_cast<int32_t>(b * c.num_seqs + i));
   }
-  const AttentionBatch batch{query_start, kv_length, tables, blocks_each};
+  const AttentionBatch batch = host_batch({query_start, kv_length}, tables, blocks_each);
 
   const AttentionBackend& backend = *attention_backends().front();
   double best_s = 1e9, spent_s = 0;
   for (int i = 0; i < 5 || (spent_s < 0.5 && i < 1000); ++i) {
     const int64_t start = now_ns();
-    backend.run(shape, batch, qkv.view(), 0, {keys.view(), values.view()}, out.view(), stream);
+    backend.run(shape, batch, qkv.view(), 0, {keys.view(), values.view()}, out.view(), nullptr, stream);
     const double seconds = static_cast<double>(now_ns() - start) * 1e-9;
     best_s = std::min(best_s, seconds), spent_s += seconds;
   }

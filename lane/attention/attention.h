@@ -13,9 +13,10 @@ namespace lane {
 struct AttentionShape {
   int num_heads = 0, num_kv_heads = 0;  // on this rank
   int head_dim = 0;
-  int block_tokens = 16;  // tokens per KV block
-  float scale = 1;        // of the scores before the softmax, usually 1 / sqrt(head_dim)
-  float soft_cap = 0;     // scores become cap * tanh(score / cap); 0: none
+  int block_tokens = 16;      // tokens per KV block
+  float scale = 1;            // of the scores before the softmax, usually 1 / sqrt(head_dim)
+  float soft_cap = 0;         // scores become cap * tanh(score / cap); 0: none
+  DType dtype = DType::kF32;  // of queries, new keys and values, and the result; on the CPU float32
 };
 
 // The KV cache of one layer on this rank, as attention reads it. Keys and values
@@ -24,14 +25,36 @@ struct KvView {
   TensorView keys, values;
 };
 
-// The new tokens of several sequences, packed one after the other, and where their past lies.
+// The new tokens of several sequences, packed one after the other, and where their past lies. The lists are int32 and
+// lie on the stream's device; what the host knows of them stands beside. A captured graph reads the lists when it is
+// replayed: they may then hold anything that the numbers beside them bound.
 struct AttentionBatch {
-  std::span<const int32_t> query_start;   // [num_seqs + 1] first packed token of each sequence
-  std::span<const int32_t> kv_length;     // [num_seqs] tokens in the cache, the new ones included
-  std::span<const int32_t> block_tables;  // [num_seqs, max_blocks] block of the cache for each 16 (block_tokens) tokens
+  TensorView query_start;   // [num_seqs + 1] first packed token of each sequence
+  TensorView kv_length;     // [num_seqs] tokens in the cache, the new ones included
+  TensorView block_tables;  // [num_seqs, max_blocks] block of the cache for each 16 (block_tokens) tokens
+  int64_t num_seqs = 0, num_tokens = 0;
+  int64_t max_query = 0;  // no sequence has more new tokens
+  int64_t max_kv = 0;     // no kv_length is greater
   int64_t max_blocks = 0;
-  int64_t num_seqs() const { return static_cast<int64_t>(kv_length.size()); }
-  int64_t num_tokens() const { return query_start.empty() ? 0 : query_start.back(); }
+};
+
+// The same lists on the host.
+struct HostBatch {
+  std::span<const int32_t> query_start, kv_length;
+};
+
+// A batch on the host, of lists of the host; they outlive it.
+AttentionBatch host_batch(HostBatch lists, std::span<const int32_t> block_tables, int64_t max_blocks);
+
+// The largest batches that a state is for.
+struct AttentionLimits {
+  int64_t max_seqs = 0, max_tokens = 0, max_kv = 0;
+};
+
+// What a backend keeps between calls: work space and plans. It serves one stream, and one call after the other.
+class AttentionState {
+ public:
+  virtual ~AttentionState() = default;
 };
 
 // Query token i of a sequence sits at position kv_length - num_new + i and sees keys at positions [0, itself], of
@@ -43,11 +66,25 @@ class AttentionBackend {
   virtual std::string why_not(const AttentionShape& shape, DType kv_dtype,
                               Device device) const = 0;  // empty: it can run
 
-  // qkv [tokens, (num_heads + 2 num_kv_heads) * head_dim]: queries, keys, values of the new tokens, float32, keys and
-  // queries already rotated. Writes keys and values to the cache, then out [tokens, num_heads * head_dim].
-  // The result of a token does not depend on the other sequences, on how its prompt was cut, or on threads.
+  // The state that plan() and run() want, null for a backend that keeps none. A graph needs one of its own, whose
+  // max_seqs is the number of sequences it was captured with.
+  virtual std::unique_ptr<AttentionState> make_state(const AttentionShape&, const AttentionLimits&, DType /*kv_dtype*/,
+                                                     Device) const {
+    return nullptr;
+  }
+
+  // Once a step, before the layers: work is divided with what the host knows. Waits for nothing; only rewrites memory
+  // of the state, in the stream's order, so a captured graph is planned for right before it is launched.
+  virtual void plan(const AttentionShape&, const AttentionBatch&, const HostBatch&, AttentionState*, Stream&) const {}
+
+  // qkv [tokens, (num_heads + 2 num_kv_heads) * head_dim]: queries, keys, values of the new tokens, keys and queries
+  // already rotated. Writes keys and values to the cache, then out [tokens, num_heads * head_dim]. Nothing in the cache
+  // is read but the positions that queries see.
+  // On the CPU the result of a token does not depend on the other sequences, on how its prompt was cut, or on threads.
+  // On a GPU: see the backend. There, a sequence of kv_length 0 is an empty place in a graph's batch: its tokens are
+  // not looked at, and their results are zeros.
   virtual void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
-                   TensorView out, Stream& stream) const = 0;
+                   TensorView out, AttentionState* state, Stream& stream) const = 0;
 };
 
 struct AttentionChoice {
@@ -55,8 +92,8 @@ struct AttentionChoice {
   std::string passed_over;  // "flash: head_dim 80 is not a multiple of 8; ..." -- for the log and for reports
 };
 
-// All backends of this build, fastest first, the plain reference last; it takes everything.
-std::vector<const AttentionBackend*> attention_backends();
+// The backends of this build for a device, fastest first, the plain reference last; it takes everything.
+std::vector<const AttentionBackend*> attention_backends(Device device = {});
 
 // First fit wins. `forced` ("auto" or empty: none) leaves only the backend of that name; if it does not exist or cannot
 // run, Error{kUnsupported} says why and names the others.

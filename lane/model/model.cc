@@ -24,6 +24,7 @@ struct Pass {
   const AttentionBackend& attention;
   const AttentionShape& heads;
   const AttentionBatch& batch;
+  AttentionState* attention_state;
   Communicator& group;
   bool fuses_norm;  // the group adds and norms in one kernel
   Stream& stream;
@@ -59,7 +60,7 @@ void decoder_layer(const LayerWeights& w, int layer, KvView cache, const Buffer&
   {
     const TraceSpan span("attention", TraceKind::kAttention);
     const int window = p.config.windows[static_cast<size_t>(layer)];
-    p.attention.run(p.heads, p.batch, p.qkv, window, cache, p.attended, p.stream);
+    p.attention.run(p.heads, p.batch, p.qkv, window, cache, p.attended, p.attention_state, p.stream);
   }
   kernels::matmul(p.attended, w.out, w.out_bias.view(), p.partial, p.stream);
   add_and_norm(p, w.mlp_norm);
@@ -99,7 +100,7 @@ Model::Model(Model&&) noexcept = default;
 
 TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> caches, Stream& stream) {
   const int64_t tokens = batch.token_ids.count(), num_logits = batch.logit_rows.count();
-  ensure(batch.attention.num_tokens() == tokens && batch.positions.count() == tokens,
+  ensure(batch.attention.num_tokens == tokens && batch.positions.count() == tokens,
          "ids, positions and sequences of a batch agree on its tokens");
   ensure(caches.size() == weights_.layers.size(), "there is a cache for each layer");
   reserve(tokens, num_logits);
@@ -110,6 +111,7 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
          .attention = *attention_,
          .heads = attention_shape_,
          .batch = batch.attention,
+         .attention_state = batch.attention_state,
          .group = *group_,
          .fuses_norm =
              w.device.kind == DeviceKind::kCuda && group_->size() > 1 && group_->fabric().layout.num_nodes() == 1,

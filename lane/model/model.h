@@ -22,6 +22,7 @@ struct ModelBatch {
   TensorView positions;  // [tokens]
   AttentionBatch attention;
   TensorView logit_rows;  // packed tokens whose logits are wanted, ascending
+  AttentionState* attention_state = nullptr;  // of attention().make_state(), planned for this batch
 };
 
 // A decoder on one rank. forward() is const but for its work space: one call at a time.
@@ -39,6 +40,7 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   const plan::RankSlices& slices() const { return slices_; }
+  const AttentionBackend& attention() const { return *attention_; }
   int64_t weight_bytes() const { return weights_.bytes(); }
   // Bytes of weights that one decode step reads: everything but the embedding table's unused rows.
   int64_t bytes_per_step() const;

@@ -24,14 +24,12 @@ class CpuRunner final : public StepRunner {
     std::vector<int32_t> token_ids = input.token_ids;
     for (int32_t& token : token_ids)
       if (token < 0) token = last_.at(static_cast<size_t>(-1 - token));
-    const TensorView logits = model_->forward({.token_ids = view_of(token_ids),
-                                               .positions = view_of(input.positions),
-                                               .attention = {.query_start = input.query_start,
-                                                             .kv_length = input.kv_length,
-                                                             .block_tables = input.block_tables,
-                                                             .max_blocks = input.max_blocks},
-                                               .logit_rows = view_of(input.logit_rows)},
-                                              cache_->layers(), *stream_);
+    const TensorView logits = model_->forward(
+        {.token_ids = view_of(token_ids),
+         .positions = view_of(input.positions),
+         .attention = host_batch({input.query_start, input.kv_length}, input.block_tables, input.max_blocks),
+         .logit_rows = view_of(input.logit_rows)},
+        cache_->layers(), *stream_);
     StepResult& result = done_.emplace_back();
     result.sampled = sampler_.sample(logits, input.rows, input.signal, &result.signal, *stream_);
     last_.clear();

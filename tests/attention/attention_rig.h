@@ -1,4 +1,6 @@
 #pragma once
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -26,18 +28,35 @@ inline AttentionShape shape_of(int num_heads, int num_kv_heads, int head_dim, in
   return {num_heads, num_kv_heads, head_dim, block_tokens, 1 / std::sqrt(static_cast<float>(head_dim)), soft_cap};
 }
 
-using Runner = std::function<void(const AttentionShape&, const AttentionBatch&, TensorView qkv, int window, KvView,
-                                  TensorView out, Stream&)>;
+// Arguments of AttentionBackend::run(), and the lists as the host has them.
+struct Call {
+  const AttentionShape& shape;
+  const AttentionBatch& batch;
+  HostBatch host;
+  TensorView qkv;
+  int window;
+  KvView cache;
+  TensorView out;
+  Stream& stream;
+};
+using Runner = std::function<void(const Call&)>;
 struct NamedRunner {
   std::string name;
   Runner run;
 };
 
 inline Runner runner_of(const AttentionBackend& backend) {
-  return [&backend](auto&&... arguments) { backend.run(arguments...); };
+  return
+      [&backend](const Call& c) { backend.run(c.shape, c.batch, c.qkv, c.window, c.cache, c.out, nullptr, c.stream); };
 }
 inline Runner flash_runner(const flash::Loops& loops) {
-  return [&loops](auto&&... arguments) { flash::run(loops, arguments...); };
+  return [&loops](const Call& c) { flash::run(loops, c.shape, c.batch, c.qkv, c.window, c.cache, c.out, c.stream); };
+}
+// On lists of the host.
+inline void run_on_host(const Runner& run, const AttentionShape& shape, HostBatch lists,
+                        std::span<const int32_t> tables, int64_t max_blocks, TensorView qkv, KvView cache,
+                        TensorView out, Stream& stream) {
+  run({shape, host_batch(lists, tables, max_blocks), lists, qkv, 0, cache, out, stream});
 }
 
 // Flash with each instruction set of this machine.
@@ -62,18 +81,42 @@ inline float rounded(float value, DType dtype) {
   return value;
 }
 
+// Column i as the kernels get it.
+inline float given(const Model& model, uint64_t sequence, int64_t position, int64_t i) {
+  return rounded(input(sequence, position, i), model.shape.dtype);
+}
+
+// How much a backend rounds, relative to a value: a sum or an elementary function; a weight of the softmax before it
+// multiplies a value; the result. And weights so small, relative to the highest, that they may be taken for zero.
+struct Precision {
+  double sum = 0x1p-24, weight = 0, result = 0, lost_weight = 0;
+};
+// Of matrix instructions on `dtype`. Their sums are cut off, not rounded, hence 2^-23.
+inline Precision matrix_precision(DType dtype) {
+  if (dtype == DType::kBF16) return {0x1p-23, 0x1p-8, 0x1p-8, 0};
+  return {0x1p-23, 0x1p-11, 0x1p-11, 0x1p-25};  // half of the least positive float16
+}
+// Of arithmetic in float32 whose result is rounded to `dtype`.
+inline Precision plain_precision(DType dtype) {
+  return {0x1p-24, 0, dtype == DType::kF32 ? 0 : dtype == DType::kBF16 ? 0x1p-8 : 0x1p-11, 0};
+}
+
 struct Expected {
   std::vector<double> value, tolerance;  // [num_heads * head_dim]
 };
 
-// softmax(scale q K^T) V of one token. The tolerance is a bound on what float32 may do: with eps = 2^-24,
+// softmax(scale q K^T) V of one token. The tolerance is a bound on what the precision allows; with eps = precision.sum,
 //   score error   ds <= (head_dim + 4) eps scale sum |q_i k_i|   (+ 8 eps cap, for tanh)
 //   weight error  2 ds + 8 eps relative, since weights are e^(score - highest)
-//   output error  (weight error + (keys + 16) eps) * sum_j w_j |v_j|, a sum over keys in any order.
-inline Expected expected(const Model& model, uint64_t sequence, int64_t position) {
+//   output error  (weight error + precision.weight + (keys + 16) eps) * sum_j w_j |v_j|, a sum over keys in any order,
+//                 + precision.lost_weight * keys * max |v_j|, + precision.result * |output|.
+inline Expected expected(const Model& model, uint64_t sequence, int64_t position, const Precision& precision = {}) {
   const AttentionShape& s = model.shape;
-  const double eps = 0x1p-24;
+  const double eps = precision.sum;
   const int64_t first = model.window > 0 ? std::max<int64_t>(0, position - model.window + 1) : 0;
+  const auto cached = [&](int64_t at, int64_t column) {
+    return rounded(given(model, sequence, at, column), model.dtype);
+  };
   Expected result;
   for (int head = 0; head < s.num_heads; ++head) {
     const int kv_head = head / (s.num_heads / s.num_kv_heads);
@@ -84,8 +127,8 @@ inline Expected expected(const Model& model, uint64_t sequence, int64_t position
     for (int64_t at = first; at <= position; ++at) {
       double score = 0, magnitude = 0;
       for (int i = 0; i < s.head_dim; ++i) {
-        const double product = static_cast<double>(input(sequence, position, int64_t{head} * s.head_dim + i)) *
-                               rounded(input(sequence, at, key_column + i), model.dtype);
+        const double product = static_cast<double>(given(model, sequence, position, int64_t{head} * s.head_dim + i)) *
+                               cached(at, key_column + i);
         score += product, magnitude += std::abs(product);
       }
       score *= s.scale;
@@ -95,23 +138,60 @@ inline Expected expected(const Model& model, uint64_t sequence, int64_t position
       highest = std::max(highest, score);
     }
     for (double& weight : weights) sum += weight = std::exp(weight - highest);
-    const double relative = 2 * worst_ds + (24 + static_cast<double>(weights.size())) * eps;
+    const auto num_keys = static_cast<double>(weights.size());
+    const double relative = 2 * worst_ds + (24 + num_keys) * eps + precision.weight;
     for (int i = 0; i < s.head_dim; ++i) {
-      double mean = 0, magnitude = 0;
+      double mean = 0, magnitude = 0, greatest = 0;
       for (int64_t at = first; at <= position; ++at) {
-        const double value = rounded(input(sequence, at, value_column + i), model.dtype);
+        const double value = cached(at, value_column + i);
         mean += weights[static_cast<size_t>(at - first)] / sum * value;
         magnitude += weights[static_cast<size_t>(at - first)] / sum * std::abs(value);
+        greatest = std::max(greatest, std::abs(value));
       }
       result.value.push_back(mean);
-      result.tolerance.push_back(relative * magnitude);
+      result.tolerance.push_back(relative * magnitude + precision.lost_weight * num_keys * greatest +
+                                 precision.result * (std::abs(mean) + relative * magnitude));
     }
   }
   return result;
 }
 
-inline void poison(TensorView tensor) {  // NaN in every float type
-  std::memset(tensor.data, 0xff, static_cast<size_t>(tensor.bytes()));
+inline void poison(TensorView tensor, Stream& stream) {  // NaN in every float type
+  const std::vector<char> ones(static_cast<size_t>(tensor.bytes()), '\xff');
+  copy_to_device(ones.data(), tensor, stream);
+  stream.synchronize();
+}
+
+// Floats as elements of another type, and back.
+inline void upload(const std::vector<float>& floats, TensorView to, Stream& stream) {
+  std::vector<uint16_t> halves;
+  const void* from = floats.data();
+  if (to.dtype != DType::kF32) {
+    for (const float value : floats)
+      halves.push_back(to.dtype == DType::kBF16 ? bf16_from_float(value) : f16_from_float(value));
+    from = halves.data();
+  }
+  copy_to_device(from, to, stream);
+  stream.synchronize();
+}
+inline std::vector<float> download(TensorView from, Stream& stream) {
+  std::vector<float> floats(static_cast<size_t>(from.count()));
+  if (from.dtype == DType::kF32) {
+    copy_to_host(from, floats.data(), stream);
+    return floats;
+  }
+  std::vector<uint16_t> halves(floats.size());
+  copy_to_host(from, halves.data(), stream);
+  for (size_t i = 0; i < floats.size(); ++i)
+    floats[i] = from.dtype == DType::kBF16 ? float_from_bf16(halves[i]) : float_from_f16(halves[i]);
+  return floats;
+}
+// A list on the stream's device.
+inline Buffer list_on(const std::vector<int32_t>& list, Stream& stream) {
+  Buffer buffer(DType::kI32, {1, 1, 1, static_cast<int64_t>(list.size())}, stream.device());
+  if (!list.empty()) copy_to_device(list.data(), buffer.view(), stream);
+  stream.synchronize();
+  return buffer;
 }
 
 // Tokens [begin, begin + count) of a sequence.
@@ -120,10 +200,11 @@ struct Part {
   int64_t begin, count;
 };
 
-// A cache full of NaN, with sequences in shuffled blocks.
+// A cache full of NaN on a device, with sequences in shuffled blocks.
 class Rig {
  public:
-  Rig(const Model& model, std::vector<int64_t> lengths, uint64_t seed = 0) : model_(model), lengths_(lengths) {
+  Rig(const Model& model, std::vector<int64_t> lengths, uint64_t seed = 0, Device device = {})
+      : model_(model), lengths_(lengths) {
     const int64_t block_tokens = model.shape.block_tokens;
     int64_t num_blocks = 0;
     for (const int64_t length : lengths) {
@@ -138,8 +219,9 @@ class Rig {
     for (auto& table : tables_)
       for (int32_t& block : table) block = names[static_cast<size_t>(block)];
     const std::array<int64_t, 4> shape{num_blocks + 3, model.shape.num_kv_heads, block_tokens, model.shape.head_dim};
-    keys_ = Buffer(model.dtype, shape), values_ = Buffer(model.dtype, shape);
-    poison(keys_.view()), poison(values_.view());
+    keys_ = Buffer(model.dtype, shape, device), values_ = Buffer(model.dtype, shape, device);
+    Stream stream(device);
+    poison(keys_.view(), stream), poison(values_.view(), stream);
   }
 
   // One call of the backend.
@@ -156,15 +238,21 @@ class Rig {
     }
     const int64_t cols = int64_t{s.num_heads + 2 * s.num_kv_heads} * s.head_dim;
     const int64_t out_cols = int64_t{s.num_heads} * s.head_dim;
-    Buffer qkv(DType::kF32, {1, 1, query_start.back(), cols}), out(DType::kF32, {1, 1, query_start.back(), out_cols});
-    poison(out.view());
-    auto* row = qkv.view().as<float>();
+    std::vector<float> rows;
     for (const Part& part : parts)
       for (int64_t at = part.begin; at < part.begin + part.count; ++at)
-        for (int64_t i = 0; i < cols; ++i) *row++ = input(part.sequence, at, i);
-    run(s, {query_start, kv_length, tables, static_cast<int64_t>(max_blocks)}, qkv.view(), model_.window,
-        {keys_.view(), values_.view()}, out.view(), stream);
-    const auto* result = out.view().as<const float>();
+        for (int64_t i = 0; i < cols; ++i) rows.push_back(input(part.sequence, at, i));
+    Buffer qkv(s.dtype, {1, 1, query_start.back(), cols}, stream.device());
+    Buffer out(s.dtype, {1, 1, query_start.back(), out_cols}, stream.device());
+    upload(rows, qkv.view(), stream);
+    poison(out.view(), stream);
+    const HostBatch host{query_start, kv_length};
+    AttentionBatch batch = host_batch(host, tables, static_cast<int64_t>(max_blocks));
+    const Buffer lists[] = {list_on(query_start, stream), list_on(kv_length, stream), list_on(tables, stream)};
+    batch.query_start = lists[0].view(), batch.kv_length = lists[1].view(), batch.block_tables = lists[2].view();
+    run({s, batch, host, qkv.view(), model_.window, {keys_.view(), values_.view()}, out.view(), stream});
+    const std::vector<float> results = download(out.view(), stream);
+    const float* result = results.data();
     for (const Part& part : parts)
       for (int64_t at = part.begin; at < part.begin + part.count; ++at, result += out_cols)
         results_[part.sequence][static_cast<size_t>(at)].assign(result, result + out_cols);
@@ -193,5 +281,22 @@ class Rig {
   std::vector<std::vector<std::vector<float>>> results_;
   Buffer keys_, values_;
 };
+
+// Results of up to 24 tokens of each sequence, the last among them, against the definition.
+inline void expect_close(const Model& model, const Rig& rig, const std::string& where,
+                         const Precision& precision = {}) {
+  for (size_t sequence = 0; sequence < rig.results().size(); ++sequence) {
+    const auto& rows = rig.results()[sequence];
+    const size_t stride = 1 + rows.size() / 24;
+    for (size_t token = rows.size(); token-- > 0; token = token >= stride ? token - stride + 1 : 0) {
+      const Expected want = expected(model, sequence, static_cast<int64_t>(token), precision);
+      ASSERT_EQ(rows[token].size(), want.value.size()) << where;
+      for (size_t i = 0; i < want.value.size(); ++i)
+        ASSERT_LE(std::abs(rows[token][i] - want.value[i]), want.tolerance[i])
+            << where << ", sequence " << sequence << ", token " << token << ", element " << i << ": " << rows[token][i]
+            << " instead of " << want.value[i];
+    }
+  }
+}
 
 }  // namespace lane::testing

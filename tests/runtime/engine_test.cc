@@ -209,7 +209,7 @@ TEST(Engine, LogprobsAreThoseOfAPlainForwardPass) {
   KvCache cache({.num_layers = 2, .num_kv_heads = 2, .head_dim = 8, .block_tokens = 16, .dtype = DType::kF32}, 8, {});
   const TensorView logits = model.forward({.token_ids = view_of(tokens),
                                            .positions = view_of(positions),
-                                           .attention = {query_start, kv_length, table, 8},
+                                           .attention = host_batch({query_start, kv_length}, table, 8),
                                            .logit_rows = view_of(positions)},
                                           cache.layers(), stream);
   for (size_t i = 0; i < done.logprobs.size(); ++i) {

@@ -75,7 +75,7 @@ std::vector<float> prompt_logits(const std::string& family, const std::vector<in
       const TensorView out = model.forward(
           {.token_ids = view_of(std::span(prompt).subspan(static_cast<size_t>(begin), static_cast<size_t>(count))),
            .positions = view_of(positions),
-           .attention = {.query_start = query_start, .kv_length = kv_length, .block_tables = table, .max_blocks = 64},
+           .attention = host_batch({query_start, kv_length}, table, 64),
            .logit_rows = view_of(rows)},
           cache.layers(), stream);
       const std::lock_guard lock(mutex);

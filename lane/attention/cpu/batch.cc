@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "lane/attention/check.h"
+
 namespace lane {
 namespace {
 
@@ -13,10 +15,11 @@ constexpr int64_t kWriteGrain = 64;  // rows; a decode step is written by its ca
 
 SequenceView sequence_of(const AttentionBatch& batch, int64_t index) {
   SequenceView view;
-  view.first_token = batch.query_start[static_cast<size_t>(index)];
-  view.num_tokens = batch.query_start[static_cast<size_t>(index) + 1] - view.first_token;
-  view.first_position = batch.kv_length[static_cast<size_t>(index)] - view.num_tokens;
-  view.blocks = batch.block_tables.data() + index * batch.max_blocks;
+  const auto* query_start = batch.query_start.as<const int32_t>() + index;
+  view.first_token = query_start[0];
+  view.num_tokens = query_start[1] - view.first_token;
+  view.first_position = batch.kv_length.as<const int32_t>()[index] - view.num_tokens;
+  view.blocks = batch.block_tables.as<const int32_t>() + index * batch.max_blocks;
   return view;
 }
 
@@ -33,26 +36,15 @@ HeadPages pages_of(TensorView tensor, int kv_head) {
 
 void check_arguments(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, KvView cache,
                      TensorView out) {
-  const int64_t num_seqs = batch.num_seqs();
-  ensure(batch.query_start.size() == static_cast<size_t>(num_seqs) + 1 && batch.query_start.front() == 0,
-         "query_start has one entry more than there are sequences, and begins with 0");
-  ensure(batch.block_tables.size() == static_cast<size_t>(num_seqs * batch.max_blocks),
-         "block_tables is [num_seqs, max_blocks]");
-  for (int64_t i = 0; i < num_seqs; ++i) {
+  check_shapes(shape, batch, qkv, cache, out);
+  ensure(shape.dtype == DType::kF32, "activations are float32");
+  ensure(batch.query_start.as<const int32_t>()[0] == 0, "query_start begins with 0");
+  for (int64_t i = 0; i < batch.num_seqs; ++i) {
     const SequenceView sequence = sequence_of(batch, i);
     ensure(sequence.num_tokens >= 0 && sequence.first_position >= 0, "new tokens are the last of kv_length");
     ensure(sequence.first_position + sequence.num_tokens <= batch.max_blocks * shape.block_tokens,
            "a block table covers kv_length");
   }
-  ensure(qkv.dtype == DType::kF32 && out.dtype == DType::kF32, "activations are float32");
-  ensure(qkv.rows() >= batch.num_tokens() && out.rows() >= batch.num_tokens(), "a row for each token");
-  ensure(qkv.cols() == int64_t{shape.num_heads + 2 * shape.num_kv_heads} * shape.head_dim,
-         "qkv is [tokens, (num_heads + 2 num_kv_heads) * head_dim]");
-  ensure(out.cols() == int64_t{shape.num_heads} * shape.head_dim, "out is [tokens, num_heads * head_dim]");
-  ensure(cache.keys.shape == cache.values.shape && cache.keys.dtype == cache.values.dtype, "keys and values are alike");
-  ensure(cache.keys.shape[1] == shape.num_kv_heads && cache.keys.shape[2] == shape.block_tokens &&
-             cache.keys.shape[3] == shape.head_dim,
-         "the cache is [num_blocks, num_kv_heads, block_tokens, head_dim]");
 }
 
 void narrow_plainly(const float* from, int64_t count, DType dtype, void* to) {
@@ -70,7 +62,7 @@ void narrow_plainly(const float* from, int64_t count, DType dtype, void* to) {
 void write_kv(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, KvView cache, NarrowRow narrow,
               ThreadPool& threads) {
   const int64_t dim = shape.head_dim;
-  for (int64_t i = 0; i < batch.num_seqs(); ++i) {
+  for (int64_t i = 0; i < batch.num_seqs; ++i) {
     const SequenceView sequence = sequence_of(batch, i);
     threads.parallel_for(sequence.num_tokens, kWriteGrain, [&](int64_t begin, int64_t end) {
       for (int head = 0; head < shape.num_kv_heads; ++head) {

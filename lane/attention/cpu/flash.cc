@@ -188,7 +188,7 @@ void run_range(const Call& call, const QueryTile& queries, int64_t range, bool g
 // Tiles of `num_tokens` queries, those with the longest past first: what starts last should be short.
 std::vector<QueryTile> query_tiles(const Call& call, const AttentionBatch& batch, int64_t num_tokens) {
   std::vector<QueryTile> tiles;
-  for (int64_t i = 0; i < batch.num_seqs(); ++i) {
+  for (int64_t i = 0; i < batch.num_seqs; ++i) {
     const SequenceView sequence = sequence_of(batch, i);
     for (int64_t tile = (sequence.num_tokens + num_tokens - 1) / num_tokens; tile-- > 0;)
       for (int head = 0; head < call.shape.num_kv_heads; ++head) {
@@ -283,7 +283,7 @@ void run(const Loops& loops, const AttentionShape& shape, const AttentionBatch& 
   int64_t tile_tokens = std::max<int64_t>(1, kTileRows / call.group);
   std::vector<QueryTile> tiles = query_tiles(call, batch, tile_tokens);
   while (static_cast<int64_t>(tiles.size()) < 2 * threads.size() && tile_tokens > 1 && tile_tokens * call.group >= 16 &&
-         batch.num_tokens() > batch.num_seqs() * 8) {
+         batch.num_tokens > batch.num_seqs * 8) {
     tile_tokens /= 2;
     tiles = query_tiles(call, batch, tile_tokens);
   }
@@ -307,7 +307,7 @@ class Flash final : public AttentionBackend {
   }
 
   void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
-           TensorView out, Stream& stream) const override {
+           TensorView out, AttentionState*, Stream& stream) const override {
     flash::run(flash::loops_for(kernels::cpu_isa()), shape, batch, qkv, window, cache, out, stream);
   }
 };

@@ -48,10 +48,10 @@ class Reference final : public AttentionBackend {
   }
 
   void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
-           TensorView out, Stream& stream) const override {
+           TensorView out, AttentionState*, Stream& stream) const override {
     check_arguments(shape, batch, qkv, cache, out);
     write_kv(shape, batch, qkv, cache, narrow_plainly, stream.threads());
-    for (int64_t i = 0; i < batch.num_seqs(); ++i) {
+    for (int64_t i = 0; i < batch.num_seqs; ++i) {
       const SequenceView sequence = sequence_of(batch, i);
       stream.threads().run(sequence.num_tokens * shape.num_heads, [&](int64_t task) {
         const int64_t token = task / shape.num_heads, head = task % shape.num_heads;

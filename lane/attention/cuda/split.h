@@ -1,0 +1,43 @@
+// How the positions that a query sees are divided among blocks of the decode kernel. Host and device compute the same.
+#pragma once
+#include <cstdint>
+
+namespace lane::cuda {
+
+// Positions are counted in tiles of this many, at multiples of it, wherever a query's window begins.
+inline constexpr int kTileTokens = 16;
+// Rows (queries of a kv head: its heads times the new tokens) of one matrix instruction.
+inline constexpr int kTileRows = 16;
+inline constexpr int kLeastChunkTokens = 128;
+
+// Chunks that a long past falls into. A GPU has some 132 multiprocessors: each should get one when a single sequence
+// is decoded, and few kv heads (of a rank of many) need more chunks for that. Powers of two, from 16 to 64.
+constexpr int most_chunks(int num_kv_heads) { return num_kv_heads >= 8 ? 16 : num_kv_heads >= 4 ? 32 : 64; }
+
+// First of the tiles that a query at `position` sees something of.
+constexpr int first_tile_position(int position, int window) {
+  const int lowest = window > 0 && position >= window ? position - window + 1 : 0;
+  return lowest / kTileTokens * kTileTokens;
+}
+
+// Chunk i covers [begin + i * chunk_tokens, begin + (i + 1) * chunk_tokens) up to `end`. A function of what one
+// sequence sees and of the model's shape, never of the rest of the batch: that is what keeps a sequence's bits its own.
+struct Split {
+  int chunk_tokens, num_chunks;
+};
+constexpr Split split_of(int begin, int end, int num_kv_heads) {
+  const int span = end - begin, most = most_chunks(num_kv_heads);
+  int chunk = kLeastChunkTokens;
+  while (chunk * most < span) chunk *= 2;
+  return {chunk, (span + chunk - 1) / chunk};
+}
+
+// No sequence of up to max_kv tokens and max_query new ones has more chunks: the width of a grid that serves all.
+constexpr int grid_chunks(int64_t max_kv, int64_t max_query, int window, int num_kv_heads) {
+  int64_t span = max_kv;
+  if (window > 0 && window + max_query + kTileTokens < span) span = window + max_query + kTileTokens;
+  const int64_t chunks = (span + kLeastChunkTokens - 1) / kLeastChunkTokens, most = most_chunks(num_kv_heads);
+  return static_cast<int>(chunks < 1 ? 1 : chunks < most ? chunks : most);
+}
+
+}  // namespace lane::cuda
