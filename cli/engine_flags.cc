@@ -28,6 +28,18 @@ void EngineFlags::add_to(CLI::App& app) {
       ->check(CLI::Range(1, 4096))
       ->group(parallel);
 
+  const std::string gpu = "GPU";
+  app.add_option("--device", device, "Where the model runs: cpu, or cuda with a GPU for each rank")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str()
+      ->group(gpu);
+  app.add_option("--gpu-memory-utilization", session.gpu_memory_utilization,
+                 "Share of a GPU's memory for weights, work space and KV cache")
+      ->check(CLI::Range(0.05, 1.0))
+      ->capture_default_str()
+      ->group(gpu);
+  app.add_flag("--enforce-eager", session.enforce_eager, "Start every kernel by itself: no graphs")->group(gpu);
+
   app.add_option("--max-model-len", session.max_model_len, "Tokens of a prompt and its output (default: the model's)")
       ->check(CLI::PositiveNumber)
       ->group(limits);

@@ -12,6 +12,7 @@
 #include "lane/base/settings.h"
 #include "lane/base/trace.h"
 #include "lane/comm/launch.h"
+#include "lane/device/device_info.h"
 #include "lane/profile/export.h"
 
 namespace lane::cli {
@@ -31,6 +32,20 @@ JobProfile collect_profile(const EngineFlags& flags, Communicator& group) {
   profile.breakdown = profile::make_breakdown(ranks);
   if (!flags.trace_file.empty()) write_file(flags.trace_file, profile::make_trace_file(events));
   return profile;
+}
+
+// The GPU of the rank with this place on its host; ranks take turns where there are fewer GPUs.
+Device gpu_of(int local_rank) {
+  std::string why_none;
+  const int count = num_gpus(&why_none);
+  if (count == 0) throw Error(ErrorCode::kUnsupported, "--device cuda: " + why_none);
+  const Device gpu{DeviceKind::kCuda, local_rank % count};
+  const DeviceInfo info = device_info(gpu);
+  if (info.sm < 80)
+    throw Error(ErrorCode::kUnsupported, fmt::format("--device cuda: {} is of compute capability {}.{}; 8.0 (A100) or "
+                                                     "newer is needed",
+                                                     info.name, info.sm / 10, info.sm % 10));
+  return gpu;
 }
 
 int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
@@ -70,6 +85,7 @@ int run_job(EngineFlags& flags, const Program& program, const Job& job) {
   }
   watch_for_interrupt();
   try {
+    if (flags.device == "cuda") flags.session.device = gpu_of(launched ? launched->local_rank : 0);
     return run_rank(flags, job, group);
   } catch (const std::exception& error) {
     group.abort(error.what());

@@ -27,6 +27,7 @@ Device Stream::device() const { return impl_->device; }
 void Stream::synchronize() {
   if (impl_->cuda) impl_->cuda->synchronize();
 }
+bool Stream::is_done() { return !impl_->cuda || impl_->cuda->is_done(); }
 ThreadPool& Stream::threads() { return impl_->threads; }
 void* Stream::native() const { return impl_->cuda ? impl_->cuda->native() : nullptr; }
 

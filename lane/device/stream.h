@@ -26,6 +26,8 @@ class Stream {
 
   Device device() const;
   void synchronize();
+  // Whether everything that was enqueued is done; throws what went wrong with it. Does not wait.
+  bool is_done();
 
   // The team that CPU kernels spread their loops over.
   ThreadPool& threads();

@@ -20,5 +20,11 @@ void cuda_rope(TensorView, int64_t, int64_t, int64_t, TensorView, Stream&) { ref
 void cuda_silu_mul(TensorView, TensorView, Stream&) { refuse(); }
 void cuda_add(TensorView, TensorView, Stream&) { refuse(); }
 void cuda_gather_rows(TensorView, TensorView, TensorView, Stream&) { refuse(); }
+void cuda_open_step(const OpenStepArgs&, Stream&) { refuse(); }
+void cuda_close_step(TensorView, TensorView, TensorView, TensorView, int, int64_t, int64_t, Stream&) { refuse(); }
+void cuda_draw_offers(TensorView, TensorView, TensorView, int64_t, int, int, TensorView, TensorView, Stream&) {
+  refuse();
+}
+void cuda_draw_choose(TensorView, int, TensorView, Stream&) { refuse(); }
 
 }  // namespace lane::kernels::impl

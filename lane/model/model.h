@@ -21,7 +21,7 @@ struct ModelBatch {
   TensorView token_ids;  // [tokens] packed over sequences; all lists are int32 where the model is
   TensorView positions;  // [tokens]
   AttentionBatch attention;
-  TensorView logit_rows;  // packed tokens whose logits are wanted, ascending
+  TensorView logit_rows;                      // packed tokens whose logits are wanted, ascending
   AttentionState* attention_state = nullptr;  // of attention().make_state(), planned for this batch
 };
 
@@ -41,13 +41,17 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const plan::RankSlices& slices() const { return slices_; }
   const AttentionBackend& attention() const { return *attention_; }
+  const AttentionShape& attention_shape() const { return attention_shape_; }
+  Device device() const { return weights_.embedding.device(); }
+  DType activation_type() const { return kernels::activation_type(weights_.embedding.dtype(), device()); }
+  // Makes room for batches up to this size; forward() does so too, but a graph keeps the addresses it was captured
+  // with.
+  void reserve(int64_t tokens, int64_t num_logits);
   int64_t weight_bytes() const { return weights_.bytes(); }
   // Bytes of weights that one decode step reads: everything but the embedding table's unused rows.
   int64_t bytes_per_step() const;
 
  private:
-  void reserve(int64_t tokens, int64_t num_logits);
-
   ModelConfig config_;
   Weights weights_;
   plan::RankSlices slices_;

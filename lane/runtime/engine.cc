@@ -118,6 +118,17 @@ KvLayout kv_layout(const Model& model, const EngineOptions& options) {
           .dtype = options.kv_dtype};
 }
 
+std::unique_ptr<StepRunner> make_runner(Model* model, Communicator* group, const KvCache* cache, Stream* stream,
+                                        const EngineOptions& options) {
+  if (stream->device().kind == DeviceKind::kCpu)
+    return make_cpu_runner(model, group, cache, stream, options.cpu_runs_ahead);
+  return make_device_runner(model, group, cache, stream,
+                            {.max_seqs = std::min(options.limits.max_num_seqs, options.limits.max_num_batched_tokens),
+                             .max_tokens = options.limits.max_num_batched_tokens,
+                             .max_model_len = options.limits.max_model_len,
+                             .use_graphs = options.use_graphs});
+}
+
 // What must be the same on all ranks, as text.
 std::string describe(const EngineOptions& o, bool has_tokenizer) {
   std::string text = fmt::format(
@@ -156,7 +167,7 @@ Engine::Engine(Model* model, Communicator* group, const Tokenizer* tokenizer, co
       pool_(options.num_blocks, options.block_tokens),
       cache_(kv_layout(*model, options), options.num_blocks, stream->device()),
       scheduler_(options.limits, &pool_),
-      runner_(make_cpu_runner(model, group, &cache_, stream, options.cpu_runs_ahead)) {
+      runner_(make_runner(model, group, &cache_, stream, options)) {
   if (group_->size() == 1) return;
   const std::string mine = describe(options_, tokenizer_ != nullptr), leaders = group_->broadcast_text(mine, 0);
   if (mine != leaders)

@@ -25,6 +25,7 @@ struct EngineOptions {
   int64_t num_blocks = 0;  // of the KV cache on each rank; the same on all
   DType kv_dtype = DType::kBF16;
   std::vector<int32_t> eos_token_ids;  // of config.json and generation_config.json
+  bool use_graphs = true;              // on a GPU
   bool cpu_runs_ahead = false;         // as devices do: for tests
 };
 

@@ -9,6 +9,7 @@
 #include "lane/base/log.h"
 #include "lane/base/settings.h"
 #include "lane/base/units.h"
+#include "lane/device/device_info.h"
 #include "lane/kernels/kernels.h"
 
 namespace lane {
@@ -41,7 +42,7 @@ Session::Session(const SessionOptions& options, Communicator* group)
   if (file_exists(options_.model + "/tokenizer.json")) tokenizer_ = Tokenizer::load(options_.model);
 
   if (options_.num_threads == 0) options_.num_threads = std::max(1, machine_.num_threads() / options_.local_ranks);
-  stream_ = std::make_unique<Stream>(Device{}, options_.num_threads);
+  stream_ = std::make_unique<Stream>(options_.device, options_.num_threads);
   dtype_ = choose_dtype(options_.dtype, config.dtype);
   Weights weights = load_weights(options_.model, config, plan, group_->rank(),
                                  {.dtype = dtype_,
@@ -56,21 +57,23 @@ Session::Session(const SessionOptions& options, Communicator* group)
                 .head_dim = config.shape.head_dim,
                 .block_tokens = options_.block_tokens,
                 .dtype = dtype_};
-  least_over_ranks(0, *group_);  // all weights are in memory: what is free now is free for the cache
-  const int64_t num_blocks = choose_num_blocks(config);
-  kv_cache_tokens_ = num_blocks * options_.block_tokens;
-
   const AttentionShape attention_shape{.num_heads = static_cast<int>(slices.heads.size()),
                                        .num_kv_heads = kv_layout_.num_kv_heads,
                                        .head_dim = kv_layout_.head_dim,
                                        .block_tokens = options_.block_tokens};
   const AttentionChoice attention =
-      choose_attention(attention_shape, dtype_, {},
+      choose_attention(attention_shape, dtype_, options_.device,
                        options_.attention_backend == "auto" ? setting("LANE_ATTENTION") : options_.attention_backend);
   attention_name_ = attention.backend->name();
   if (!attention.passed_over.empty()) log(LogLevel::kInfo, "attention: " + attention.passed_over);
 
   model_ = std::make_unique<Model>(config, std::move(weights), plan, *attention.backend, *group_);
+  if (options_.device.kind == DeviceKind::kCuda)
+    model_->reserve(options_.max_num_batched_tokens, std::min(options_.max_num_seqs, options_.max_num_batched_tokens));
+  least_over_ranks(0, *group_);  // all weights are in memory: what is free now is free for the cache
+  const int64_t num_blocks = choose_num_blocks(config);
+  kv_cache_tokens_ = num_blocks * options_.block_tokens;
+
   std::vector<int32_t> eos = config.eos_token_ids;
   eos.insert(eos.end(), defaults_.eos_token_ids.begin(), defaults_.eos_token_ids.end());
   engine_ = std::make_unique<Engine>(model_.get(), group_, tokenizer(),
@@ -80,16 +83,33 @@ Session::Session(const SessionOptions& options, Communicator* group)
                                                    .block_tokens = options_.block_tokens,
                                                    .num_blocks = num_blocks,
                                                    .kv_dtype = dtype_,
-                                                   .eos_token_ids = std::move(eos)},
+                                                   .eos_token_ids = std::move(eos),
+                                                   .use_graphs = !options_.enforce_eager},
                                      stream_.get());
+}
+
+// Bytes of this rank that the cache may take.
+int64_t Session::cache_budget() const {
+  // Half of what is free: pages are taken as they are filled, and other programs live here too.
+  if (options_.device.kind == DeviceKind::kCpu)
+    return topology::discover().free_memory_bytes / 2 / options_.local_ranks;
+  const DeviceInfo gpu = device_info(options_.device);
+  const auto wanted = static_cast<int64_t>(options_.gpu_memory_utilization * static_cast<double>(gpu.memory_bytes));
+  const int64_t used = gpu.memory_bytes - gpu.free_memory_bytes;
+  if (wanted <= used)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--gpu-memory-utilization {} of the GPU's {} is {}, of which {} are taken (weights of this "
+                            "rank: {}); nothing is left for the KV cache. Raise it, or use more ranks",
+                            options_.gpu_memory_utilization, format_bytes(static_cast<double>(gpu.memory_bytes)),
+                            format_bytes(static_cast<double>(wanted)), format_bytes(static_cast<double>(used)),
+                            format_bytes(static_cast<double>(model_->weight_bytes()))));
+  return wanted - used;
 }
 
 // As many blocks as the memory budget holds, but no more than max_num_seqs sequences of full length could use.
 int64_t Session::choose_num_blocks(const ModelConfig& config) {
   const int64_t block_bytes = kv_layout_.block_bytes(), block_tokens = options_.block_tokens;
-  int64_t budget = options_.kv_cache_memory_bytes;
-  // Half of what is free: pages are taken as they are filled, and other programs live here too.
-  if (budget == 0) budget = topology::discover().free_memory_bytes / 2 / options_.local_ranks;
+  const int64_t budget = options_.kv_cache_memory_bytes > 0 ? options_.kv_cache_memory_bytes : cache_budget();
   const int64_t affordable = least_over_ranks(budget / block_bytes, *group_);
 
   max_model_len_ = options_.max_model_len > 0 ? options_.max_model_len : config.max_position_embeddings;
@@ -128,9 +148,12 @@ std::string Session::describe() const {
       params >= 1e9 ? fmt::format("{:.2f} billion", params * 1e-9) : fmt::format("{:.1f} million", params * 1e-6),
       config.shape.num_layers, name_of(dtype_));
   const int hosts = group_->fabric().layout.num_nodes();
-  text += fmt::format("ranks: {} on {} (tensor parallel), {} thread{} each, {}, attention {}\n", ranks,
-                      hosts == 1 ? machine_.hostname : fmt::format("{} hosts", hosts), options_.num_threads,
-                      options_.num_threads == 1 ? "" : "s", kernels::cpu_isa(), attention_name_);
+  const std::string where = options_.device.kind == DeviceKind::kCuda
+                                ? fmt::format("a GPU each ({})", device_info(options_.device).name)
+                                : fmt::format("{} thread{} each, {}", options_.num_threads,
+                                              options_.num_threads == 1 ? "" : "s", kernels::cpu_isa());
+  text += fmt::format("ranks: {} on {} (tensor parallel), {}, attention {}\n", ranks,
+                      hosts == 1 ? machine_.hostname : fmt::format("{} hosts", hosts), where, attention_name_);
   text += fmt::format("weights: {} per rank", format_bytes(static_cast<double>(model_->weight_bytes())));
   if (load_report_.bytes_read > 0)
     text += fmt::format(", {} read in {} ({})", format_bytes(static_cast<double>(load_report_.bytes_read)),

@@ -30,6 +30,9 @@ struct SessionOptions {
   std::string attention_backend = "auto";
   int num_threads = 0;  // of each rank
   int local_ranks = 1;  // ranks that share this machine
+  Device device = {};
+  double gpu_memory_utilization = 0.9;  // of the GPU's memory: weights, work space and cache
+  bool enforce_eager = false;           // no graphs on a GPU
   std::function<void(int64_t done, int64_t total)> load_progress = {};
 };
 
@@ -59,6 +62,7 @@ class Session {
 
  private:
   int64_t choose_num_blocks(const ModelConfig& config);
+  int64_t cache_budget() const;
 
   SessionOptions options_;
   Communicator* group_;

@@ -40,4 +40,15 @@ class StepRunner {
 std::unique_ptr<StepRunner> make_cpu_runner(Model* model, Communicator* group, const KvCache* cache, Stream* stream,
                                             bool ahead);
 
+struct DeviceRunnerOptions {
+  int64_t max_seqs = 0, max_tokens = 0, max_model_len = 0;  // of a step; of a sequence
+  bool use_graphs = true;
+};
+
+// On a GPU a step that only decodes is one graph, recorded when the first step of its size comes; sizes are rounded up
+// (1, 2, 4, 8, 12, ... ), the places left over are empty. Tokens are chosen on the GPU, except in a step with a row
+// that wants penalties, filters or log-probabilities: the host samples that one, and waits for its logits.
+std::unique_ptr<StepRunner> make_device_runner(Model* model, Communicator* group, const KvCache* cache, Stream* stream,
+                                               const DeviceRunnerOptions& options);
+
 }  // namespace lane

@@ -9,6 +9,11 @@ class BorrowedStream : public StreamBackend {
  public:
   explicit BorrowedStream(cudaStream_t stream) : stream_(stream) {}
   void synchronize() override { cuda::check(cudaStreamSynchronize(stream_), "waiting for a stream"); }
+  bool is_done() override {
+    const cudaError_t status = cudaStreamQuery(stream_);
+    if (status != cudaErrorNotReady) cuda::check(status, "looking at a stream");
+    return status == cudaSuccess;
+  }
   void* native() const override { return stream_; }
 
  private:
@@ -34,6 +39,41 @@ class CudaStream final : public BorrowedStream {
 std::unique_ptr<StreamBackend> make_cuda_stream(int device_index) { return std::make_unique<CudaStream>(device_index); }
 std::unique_ptr<StreamBackend> borrow_cuda_stream(void* native) {
   return std::make_unique<BorrowedStream>(static_cast<cudaStream_t>(native));
+}
+
+PinnedMemory cuda_pin(int device_index, int64_t bytes) {
+  PinnedMemory memory{};
+  cuda::check(cudaSetDevice(device_index), "choosing the device of shared memory");
+  cuda::check(cudaHostAlloc(&memory.host, static_cast<size_t>(bytes), cudaHostAllocMapped | cudaHostAllocPortable),
+              "allocating host memory for a GPU");
+  cuda::check(cudaHostGetDevicePointer(&memory.on_device, memory.host, 0), "showing host memory to a GPU");
+  return memory;
+}
+void cuda_unpin(void* host) noexcept { cudaFreeHost(host); }
+
+DeviceInfo cuda_device_info(int device_index) {
+  cudaDeviceProp properties{};
+  cuda::check(cudaGetDeviceProperties(&properties, device_index), "asking what a GPU is");
+  cuda::check(cudaSetDevice(device_index), "choosing a device");
+  size_t free = 0, total = 0;
+  cuda::check(cudaMemGetInfo(&free, &total), "asking for free device memory");
+  return {.name = properties.name,
+          .sm = 10 * properties.major + properties.minor,
+          .num_multiprocessors = properties.multiProcessorCount,
+          .memory_bytes = static_cast<int64_t>(total),
+          .free_memory_bytes = static_cast<int64_t>(free)};
+}
+
+int cuda_device_count(std::string* why_none) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    *why_none = std::string("no GPU can be used: ") + cudaGetErrorString(status);
+    return 0;
+  }
+  if (count == 0) *why_none = "no GPU is visible; look at CUDA_VISIBLE_DEVICES";
+  return count;
 }
 
 void* cuda_allocate(int device_index, int64_t bytes) {

@@ -2,6 +2,7 @@
 // checked by kernels.cc; `stream` is the vendor's handle.
 #pragma once
 #include "lane/device/tensor.h"
+#include "lane/kernels/step.h"
 
 namespace lane::kernels::impl {
 
@@ -25,5 +26,18 @@ void cuda_rope(TensorView x, int64_t first_col, int64_t num_heads, int64_t head_
 void cuda_silu_mul(TensorView gate_up, TensorView out, Stream& stream);
 void cuda_add(TensorView inout, TensorView x, Stream& stream);
 void cuda_gather_rows(TensorView x, TensorView rows, TensorView out, Stream& stream);
+
+struct OpenStepArgs {
+  TensorView slots, lists, chosen, number;
+  StepSlot layout;
+  int num_slots;
+  int64_t max_blocks, tokens, seqs;
+};
+void cuda_open_step(const OpenStepArgs& args, Stream& stream);
+void cuda_close_step(TensorView chosen, TensorView signal, TensorView number, TensorView results, int num_slots,
+                     int64_t result_words, int64_t head_words, Stream& stream);
+void cuda_draw_offers(TensorView logits, TensorView draws, TensorView signal_word, int64_t first_id, int rank,
+                      int num_ranks, TensorView scratch, TensorView offers, Stream& stream);
+void cuda_draw_choose(TensorView offers, int num_ranks, TensorView chosen, Stream& stream);
 
 }  // namespace lane::kernels::impl

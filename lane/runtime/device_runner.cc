@@ -1,0 +1,333 @@
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <thread>
+
+#include "lane/base/log.h"
+#include "lane/base/random.h"
+#include "lane/base/settings.h"
+#include "lane/base/units.h"
+#include "lane/device/device_info.h"
+#include "lane/device/graph.h"
+#include "lane/kernels/step.h"
+#include "lane/runtime/step_runner.h"
+
+namespace lane {
+namespace {
+
+using kernels::DrawRow;
+using kernels::StepBoard;
+
+constexpr double kGreedyBelow = 1e-5;  // as the sampler has it
+
+// What the GPU's choice takes into account is the logits and a temperature.
+bool is_plain(const SamplingParams& p) {
+  return p.top_k <= 0 && p.top_p >= 1 && p.min_p <= 0 && p.repetition_penalty == 1 && p.presence_penalty == 0 &&
+         p.frequency_penalty == 0 && p.logprobs < 0;
+}
+bool is_greedy(const SamplingParams& p) {
+  return p.temperature < kGreedyBelow && p.repetition_penalty == 1 && p.presence_penalty == 0 &&
+         p.frequency_penalty == 0 && p.logprobs < 0;
+}
+bool is_plain_row(const SamplingRow& row) {
+  return row.banned.empty() && (is_plain(*row.params) || is_greedy(*row.params));
+}
+
+// Places of a graph for so many sequences: few graphs, and little in vain.
+int64_t bucket_for(int64_t seqs, int64_t most) {
+  for (const int64_t size : {1, 2, 4, 8})
+    if (seqs <= size) return std::min(size, most);
+  const int64_t step = seqs <= 64 ? 4 : seqs <= 256 ? 16 : 64;
+  return std::min((seqs + step - 1) / step * step, most);
+}
+
+// What a step looks like from outside: of these numbers its kernels are a function.
+struct StepShape {
+  int64_t tokens = 0, seqs = 0, rows = 0, max_query = 0, max_kv = 0;
+};
+
+class DeviceRunner final : public StepRunner {
+ public:
+  DeviceRunner(Model* model, Communicator* group, const KvCache* cache, Stream* stream,
+               const DeviceRunnerOptions& options)
+      : model_(model),
+        group_(group),
+        cache_(cache),
+        stream_(stream),
+        options_(options),
+        timeout_(timeout_setting()),
+        board_(
+            {.max_tokens = options.max_tokens,
+             .max_seqs = options.max_seqs,
+             .max_blocks = (options.max_model_len + cache->layout().block_tokens - 1) / cache->layout().block_tokens},
+            stream->device()),
+        sampler_(model->slices().vocab, model->config().shape.vocab_size, group),
+        offers_(DType::kF32, {1, 1, 1, group->size() * options.max_seqs * kernels::kOfferWords + 1}, stream->device()),
+        scratch_(DType::kF32, {1, 1, options.max_seqs, kernels::kDrawScratch}, stream->device()) {
+    group_->open_device(stream->device());
+    model_->reserve(options.max_tokens, options.max_seqs);
+    eager_state_ = make_state(options.max_seqs, options.max_tokens);
+  }
+
+  ~DeviceRunner() override {
+    try {
+      stream_->synchronize();  // graphs and buffers go only when nothing uses them
+    } catch (const Error& error) {
+      log(LogLevel::kWarn, error.what());
+    }
+  }
+
+  bool runs_ahead(const SamplingParams& sampling) const override {
+    return sampling.min_tokens == 0 && (is_plain(sampling) || is_greedy(sampling));
+  }
+
+  void launch(const StepInput& input) override {
+    const int64_t step = ++num_launched_;
+    const StepShape shape = shape_of(input);
+    write_slot(input, shape, board_.input(step));
+    const HostBatch lists{input.query_start, input.kv_length};
+    if (std::all_of(input.rows.begin(), input.rows.end(), is_plain_row)) {
+      const bool decodes = shape.max_query == 1 && shape.rows == shape.seqs;
+      decodes&& options_.use_graphs ? launch_graph(shape, lists) : run_eagerly(shape, lists);
+    } else {
+      sample_on_host(shape, lists, input);
+    }
+  }
+
+  StepResult collect() override {
+    const int64_t step = ++num_collected_;
+    wait_for(step);
+    const std::vector<int64_t>::size_type rows = rows_of_[step % StepBoard::kSlots];
+    StepResult result{.signal = board_.signal(step)};
+    if (!on_host_.empty() && on_host_.begin()->first == step) {
+      result.sampled = std::move(on_host_.begin()->second);
+      on_host_.erase(on_host_.begin());
+      return result;
+    }
+    const int32_t* tokens = board_.chosen(step);
+    for (size_t row = 0; row < rows; ++row) {
+      if (tokens[row] < 0)
+        throw Error(ErrorCode::kCorruptData,
+                    "the model's logits are not finite, or no token is possible; look for a damaged checkpoint, or use "
+                    "--dtype bfloat16 in place of float16");
+      result.sampled.push_back({.token = tokens[row], .logprobs = {}});
+    }
+    return result;
+  }
+
+ private:
+  // A recorded step and what its kernels refer to.
+  struct Recorded {
+    std::unique_ptr<AttentionState> state;
+    Graph graph;
+  };
+
+  StepShape shape_of(const StepInput& input) const {
+    StepShape shape{.tokens = static_cast<int64_t>(input.token_ids.size()),
+                    .seqs = static_cast<int64_t>(input.kv_length.size()),
+                    .rows = static_cast<int64_t>(input.logit_rows.size())};
+    for (int64_t i = 0; i < shape.seqs; ++i) {
+      const auto at = static_cast<size_t>(i);
+      shape.max_query = std::max<int64_t>(shape.max_query, input.query_start[at + 1] - input.query_start[at]);
+      shape.max_kv = std::max<int64_t>(shape.max_kv, input.kv_length[at]);
+    }
+    return shape;
+  }
+
+  void write_slot(const StepInput& input, const StepShape& shape, int32_t* slot) {
+    const kernels::StepSlot& at = board_.layout();
+    slot[kernels::kNumTokens] = static_cast<int32_t>(shape.tokens);
+    slot[kernels::kNumSeqs] = static_cast<int32_t>(shape.seqs);
+    slot[kernels::kNumRows] = static_cast<int32_t>(shape.rows);
+    slot[kernels::kSignal] = static_cast<int32_t>(input.signal);
+    const auto put = [&](const std::vector<int32_t>& list, int64_t first) {
+      std::copy(list.begin(), list.end(), slot + first);
+    };
+    put(input.token_ids, at.token_ids);
+    put(input.positions, at.positions);
+    put(input.query_start, at.query_start);
+    put(input.kv_length, at.kv_length);
+    put(input.logit_rows, at.logit_rows);
+    for (int64_t i = 0; i < shape.seqs; ++i)
+      std::copy_n(input.block_tables.begin() + i * input.max_blocks, input.max_blocks,
+                  slot + at.block_tables + i * board_.limits().max_blocks);
+    auto* draws = reinterpret_cast<DrawRow*>(slot + at.draws);
+    for (const SamplingRow& row : input.rows) {
+      const SamplingParams& p = *row.params;
+      *draws++ = {.scale = p.temperature < kGreedyBelow ? 0 : 1 / p.temperature,
+                  .noise_key = p.seed ^ hash_name("sampler"),
+                  .position = row.tokens.size()};
+    }
+    rows_of_[num_launched_ % StepBoard::kSlots] = static_cast<size_t>(shape.rows);
+  }
+
+  std::unique_ptr<AttentionState> make_state(int64_t seqs, int64_t tokens) const {
+    return model_->attention().make_state(model_->attention_shape(),
+                                          {.max_seqs = seqs, .max_tokens = tokens, .max_kv = options_.max_model_len},
+                                          cache_->layout().dtype, stream_->device());
+  }
+
+  AttentionBatch attention_of(const StepShape& shape) const {
+    return {.query_start = board_.query_start(shape.seqs),
+            .kv_length = board_.kv_length(shape.seqs),
+            .block_tables = board_.block_tables(shape.seqs),
+            .num_seqs = shape.seqs,
+            .num_tokens = shape.tokens,
+            .max_query = shape.max_query,
+            .max_kv = shape.max_kv,
+            .max_blocks = board_.limits().max_blocks};
+  }
+
+  // Lists in, logits out.
+  TensorView forward(const StepShape& shape, AttentionState* state) {
+    board_.open_step(shape.tokens, shape.seqs, *stream_);
+    return model_->forward({.token_ids = board_.token_ids(shape.tokens),
+                            .positions = board_.positions(shape.tokens),
+                            .attention = attention_of(shape),
+                            .logit_rows = board_.logit_rows(shape.rows),
+                            .attention_state = state},
+                           cache_->layers(), *stream_);
+  }
+
+  TensorView offers_for(int64_t rows) const {
+    return offers_.view(DType::kF32, {1, 1, 1, group_->size() * rows * kernels::kOfferWords + 1});
+  }
+  static TensorView last_word(TensorView offers) {
+    offers.data = static_cast<float*>(offers.data) + offers.count() - 1;
+    offers.shape = {1, 1, 1, 1};
+    return offers;
+  }
+
+  // A whole step; the same calls whether they run or are recorded.
+  void enqueue(const StepShape& shape, AttentionState* state) {
+    const TensorView logits = forward(shape, state), offers = offers_for(shape.rows);
+    kernels::draw_offers(logits, board_.draws(shape.rows), board_.signal_word(), model_->slices().vocab.begin,
+                         group_->rank(), group_->size(), scratch_.view(), offers, *stream_);
+    group_->all_reduce(offers, offers, ReduceOp::kSum, *stream_);
+    kernels::draw_choose(offers, group_->size(), board_.chosen_on_device(shape.rows), *stream_);
+    board_.close_step(last_word(offers), *stream_);
+  }
+
+  void run_eagerly(const StepShape& shape, const HostBatch& lists) {
+    plan(shape, lists, eager_state_.get());
+    enqueue(shape, eager_state_.get());
+  }
+
+  void plan(const StepShape& shape, const HostBatch& lists, AttentionState* state) {
+    model_->attention().plan(model_->attention_shape(), attention_of(shape), lists, state, *stream_);
+  }
+
+  void launch_graph(const StepShape& step, const HostBatch& lists) {
+    const int64_t places = bucket_for(step.seqs, options_.max_seqs);
+    const StepShape shape{
+        .tokens = places, .seqs = places, .rows = places, .max_query = 1, .max_kv = options_.max_model_len};
+    // Empty places are sequences of length 0 with one token.
+    query_start_.assign(lists.query_start.begin(), lists.query_start.end());
+    kv_length_.assign(lists.kv_length.begin(), lists.kv_length.end());
+    while (static_cast<int64_t>(kv_length_.size()) < places) {
+      query_start_.push_back(query_start_.back() + 1);
+      kv_length_.push_back(0);
+    }
+    const HostBatch padded{query_start_, kv_length_};
+    const auto found = graphs_.find(places);
+    if (found == graphs_.end()) {
+      // Run once as it is: libraries set themselves up at a first call, which cannot be recorded. Recorded after that,
+      // for the next step of this size.
+      const auto start = std::chrono::steady_clock::now();
+      const int64_t free = device_info(stream_->device()).free_memory_bytes;
+      Recorded made{.state = make_state(places, places), .graph = {}};
+      plan(shape, padded, made.state.get());
+      enqueue(shape, made.state.get());
+      group_->wait(*stream_);
+      made.graph = Graph(*stream_, [&] { enqueue(shape, made.state.get()); });
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      log(LogLevel::kInfo,
+          "graph for " + std::to_string(places) + " sequences: " + format_duration(took.count()) + ", " +
+              format_bytes(
+                  static_cast<double>(std::max<int64_t>(free - device_info(stream_->device()).free_memory_bytes, 0))));
+      graphs_.emplace(places, std::move(made));
+      return;
+    }
+    plan(shape, padded, found->second.state.get());
+    found->second.graph.launch(*stream_);
+  }
+
+  // The host's sampler takes part: it knows all rules.
+  void sample_on_host(const StepShape& shape, const HostBatch& lists, const StepInput& input) {
+    plan(shape, lists, eager_state_.get());
+    const TensorView logits = forward(shape, eager_state_.get());
+    const int64_t count = shape.rows == 0 ? 0 : logits.count();
+    std::vector<char> raw(static_cast<size_t>(count * size_of(logits.dtype)));
+    group_->wait(*stream_);
+    if (count > 0) copy_to_host(logits, raw.data(), *stream_);
+    const Buffer values(DType::kF32, {1, 1, shape.rows, model_->slices().vocab.size()});
+    widen(raw, logits.dtype, values.view());
+    uint32_t signal = 0;
+    std::vector<SampledToken> sampled = sampler_.sample(values.view(), input.rows, input.signal, &signal, host_);
+    std::vector<int32_t> tokens;
+    for (const SampledToken& token : sampled) tokens.push_back(token.token);
+    if (!tokens.empty()) copy_to_device(tokens.data(), board_.chosen_on_device(shape.rows), *stream_);
+    const auto word = static_cast<float>(signal);
+    copy_to_device(&word, last_word(offers_for(shape.rows)), *stream_);
+    board_.close_step(last_word(offers_for(shape.rows)), *stream_);
+    stream_->synchronize();  // the copies read this function's variables
+    on_host_[num_launched_] = std::move(sampled);
+  }
+
+  static void widen(const std::vector<char>& raw, DType type, TensorView out) {
+    float* to = out.as<float>();
+    for (int64_t i = 0; i < out.count(); ++i) {
+      if (type == DType::kF32) {
+        std::copy_n(reinterpret_cast<const float*>(raw.data()) + i, 1, to + i);
+        continue;
+      }
+      const uint16_t half = reinterpret_cast<const uint16_t*>(raw.data())[i];
+      to[i] = type == DType::kBF16 ? float_from_bf16(half) : float_from_f16(half);
+    }
+  }
+
+  // No call into the driver while all goes well: the GPU writes a word when a step is done. Now and then the stream is
+  // asked whether it failed, and the group whether a rank left.
+  void wait_for(int64_t step) {
+    using Clock = std::chrono::steady_clock;
+    const auto deadline = Clock::now() + 2 * timeout_;  // kernels of a group end by the first
+    auto next_look = Clock::now() + std::chrono::milliseconds(20);
+    for (int turn = 0; !board_.is_done(step); ++turn) {
+      if (turn > 4096) std::this_thread::yield();
+      if (turn % 256 != 255 || Clock::now() < next_look) continue;
+      next_look = Clock::now() + std::chrono::milliseconds(20);
+      if (stream_->is_done() && !board_.is_done(step)) {
+        group_->wait(*stream_);  // throws what a collective ran into
+        throw Error(ErrorCode::kDevice, "the GPU is done with its work, but a step did not end");
+      }
+      if (Clock::now() > deadline)
+        throw Error(ErrorCode::kTimeout, "a step on the GPU takes longer than twice LANE_TIMEOUT_MS");
+    }
+  }
+
+  Model* model_;
+  Communicator* group_;
+  const KvCache* cache_;
+  Stream* stream_;
+  DeviceRunnerOptions options_;
+  std::chrono::milliseconds timeout_;
+  StepBoard board_;
+  Sampler sampler_;
+  Stream host_;
+  Buffer offers_, scratch_;
+  std::unique_ptr<AttentionState> eager_state_;
+  std::map<int64_t, Recorded> graphs_;                    // by places
+  std::vector<int32_t> query_start_, kv_length_;          // padded
+  std::map<int64_t, std::vector<SampledToken>> on_host_;  // results of steps that the host sampled
+  size_t rows_of_[StepBoard::kSlots] = {};
+  int64_t num_launched_ = 0, num_collected_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<StepRunner> make_device_runner(Model* model, Communicator* group, const KvCache* cache, Stream* stream,
+                                               const DeviceRunnerOptions& options) {
+  return std::make_unique<DeviceRunner>(model, group, cache, stream, options);
+}
+
+}  // namespace lane
