@@ -113,6 +113,7 @@ Result measure(const AttentionBackend& backend, const Case& c, Stream& stream) {
   AttentionBatch batch = host_batch(host, tables, blocks_each);
   const Buffer lists[] = {on_gpu(query_start, stream), on_gpu(kv_length, stream), on_gpu(tables, stream)};
   batch.query_start = lists[0].view(), batch.kv_length = lists[1].view(), batch.block_tables = lists[2].view();
+  batch.is_settled = true;
   const auto state =
       backend.make_state(shape, {batch.num_seqs, batch.num_tokens, batch.max_query, batch.max_kv, /*is_captured=*/true},
                          shape.dtype, kGpu);
@@ -126,7 +127,7 @@ Result measure(const AttentionBackend& backend, const Case& c, Stream& stream) {
   });
   double pairs = 0;
   for (int i = 0; i < c.num_new; ++i) pairs += c.length - i;
-  pairs *= double{c.num_heads} * c.num_seqs;
+  pairs *= static_cast<double>(c.num_heads) * c.num_seqs;
   result.bytes_per_s = bytes / result.seconds;
   result.flop_per_s = 4 * pairs * c.head_dim / result.seconds;
   return result;

@@ -36,6 +36,9 @@ struct AttentionBatch {
   int64_t max_query = 0;  // no sequence has more new tokens
   int64_t max_kv = 0;     // no kv_length is greater
   int64_t max_blocks = 0;
+  // The lists, and keys and values of earlier steps, were complete before the kernel right ahead of run() began, which
+  // itself waited for those ahead of it: a GPU may read them while that kernel still ends.
+  bool is_settled = false;
 };
 
 // The same lists on the host.

@@ -71,7 +71,7 @@ TEST_F(GpuAttention, LongPasts) {
 
 TEST_F(GpuAttention, RandomBatches) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
-    const auto pick = [&, at = uint64_t{0}](uint64_t below) mutable { return random_bits(seed, at++) % below; };
+    auto pick = [&, at = uint64_t{0}](uint64_t below) mutable { return random_bits(seed, at++) % below; };
     constexpr int kDims[] = {64, 96, 128, 256}, kGroups[] = {1, 2, 4, 8, 16};
     const int group = kGroups[pick(5)], kv_heads = 1 + static_cast<int>(pick(2));
     const Model model =

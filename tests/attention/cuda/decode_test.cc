@@ -53,6 +53,7 @@ class GraphStep {
               /*max_query=*/1,
               max_kv,
               max_blocks_};
+    batch_.is_settled = true;  // only copies are ahead of a launch
     state_ = backend.make_state(s, {num_seqs, num_seqs, 1, max_kv, /*is_captured=*/true}, model.dtype, kGpu);
   }
   ~GraphStep() {
@@ -167,6 +168,7 @@ TEST_F(GpuDecode, LaunchesThatFollowCloselyDoNotMix) {
     AttentionBatch batch = host_batch(host, tables, 94);
     const Buffer lists[] = {list_on(query_start, *stream), list_on(kv_length, *stream), list_on(tables, *stream)};
     batch.query_start = lists[0].view(), batch.kv_length = lists[1].view(), batch.block_tables = lists[2].view();
+    batch.is_settled = true;  // each layer has a cache of its own
     const auto state = backend->make_state(s, limits_of(batch), model.dtype, kGpu);
     backend->plan(s, batch, host, state.get(), *stream);
 

@@ -19,7 +19,9 @@ template <class T, int kDim>
 struct Kernels {
   static void decode(const AttentionArgs& a, uint64_t seed) {
     using Shape = DecodeShape<T, kDim>;
-    emulate({a.grid_chunks, a.num_kv_heads * a.row_tiles, a.num_seqs, Shape::kWarps * 32, Shape::kSharedBytes, seed},
+    const int64_t qkv_bytes = int64_t{2} * a.num_tokens * (a.num_heads + 2 * a.num_kv_heads) * kDim;
+    emulate({a.grid_chunks, a.num_kv_heads * a.row_tiles, a.num_seqs, Shape::kWarps * 32, Shape::kSharedBytes, seed,
+             a.qkv, qkv_bytes},
             [&] { decode_kernel<T, kDim>(a); });
   }
   static void prefill(const AttentionArgs& a, uint64_t seed) {
@@ -42,6 +44,7 @@ template <class T, int kDim>
 Runner flash_on(uint64_t seed = 0) {
   return [seed](const Call& c) {
     AttentionArgs a = args_of(c.shape, c.batch, c.qkv, c.window, c.cache, c.out);
+    a.is_settled = seed % 2 == 0;
     const DecodeSpace space = decode_space(c.shape, c.batch.num_seqs, c.batch.max_query, c.batch.max_kv, c.window);
     std::vector<float> partials(static_cast<size_t>(space.partial_floats), NAN);
     std::vector<uint32_t> counters(static_cast<size_t>(space.num_counters));
