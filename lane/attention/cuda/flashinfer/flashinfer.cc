@@ -59,8 +59,9 @@ class PinnedTurns {
   size_t at_ = 0;
 };
 
-// FlashInfer's tensor cores beat its plain decode kernel from four heads a kv head on; that kernel computes one head
-// after the other and the smaller groups leave it enough of the bandwidth.
+// FlashInfer's decode kernel works without tensor cores, each head of a group by itself; its prefill kernel, which has
+// them, also takes single tokens, and is "faster for large group size" (its documentation of use_tensor_cores). Where
+// that begins has not been measured here.
 bool decodes_plainly(const AttentionShape& shape, const AttentionBatch& batch) {
   const int group = shape.num_heads / shape.num_kv_heads;
   return group < 4 && batch.max_query == 1 && batch.num_tokens == batch.num_seqs;
