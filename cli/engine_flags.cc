@@ -16,7 +16,7 @@ void EngineFlags::add_to(CLI::App& app) {
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
       ->capture_default_str()
       ->group(model);
-  app.add_option("--attention-backend", session.attention_backend, "auto, flash or reference")
+  app.add_option("--attention-backend", session.attention_backend, "auto, flash, reference or, on a GPU, flashinfer")
       ->capture_default_str()
       ->group(model);
 

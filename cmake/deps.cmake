@@ -72,3 +72,19 @@ if(LANE_HAS_CUDA AND NOT LANE_NVSHMEM STREQUAL "OFF")
   endif()
 endif()
 message(STATUS "lane: NVSHMEM ${LANE_HAS_NVSHMEM} (LANE_NVSHMEM=${LANE_NVSHMEM})")
+
+# Headers alone. The CCCL that comes with them goes before the toolkit's, which may be older than they need.
+set(LANE_HAS_FLASHINFER OFF)
+if(LANE_HAS_CUDA AND NOT LANE_FLASHINFER STREQUAL "OFF")
+  find_path(LANE_FLASHINFER_HEADERS flashinfer/attention/scheduler.cuh HINTS ${LANE_FLASHINFER_DIR}/flashinfer/data/include)
+  find_path(LANE_FLASHINFER_CCCL libcudacxx/include/cuda/cmath HINTS ${LANE_FLASHINFER_DIR}/flashinfer/data/cccl)
+  if(LANE_FLASHINFER_HEADERS AND LANE_FLASHINFER_CCCL)
+    set(LANE_HAS_FLASHINFER ON)
+    set(LANE_FLASHINFER_INCLUDE ${LANE_FLASHINFER_HEADERS} ${LANE_FLASHINFER_CCCL}/libcudacxx/include
+                                ${LANE_FLASHINFER_CCCL}/cub ${LANE_FLASHINFER_CCCL}/thrust)
+  elseif(LANE_FLASHINFER STREQUAL "ON")
+    message(FATAL_ERROR "LANE_FLASHINFER=ON, but its headers were not found; unpack the wheel flashinfer-python and "
+                        "set LANE_FLASHINFER_DIR to it, or use -DLANE_FLASHINFER=OFF")
+  endif()
+endif()
+message(STATUS "lane: FlashInfer ${LANE_HAS_FLASHINFER} (LANE_FLASHINFER=${LANE_FLASHINFER})")

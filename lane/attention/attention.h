@@ -36,6 +36,9 @@ struct AttentionBatch {
   int64_t max_query = 0;  // no sequence has more new tokens
   int64_t max_kv = 0;     // no kv_length is greater
   int64_t max_blocks = 0;
+  // The lists, and keys and values of earlier steps, were complete before the kernel right ahead of run() began, which
+  // itself waited for those ahead of it: a GPU may read them while that kernel still ends.
+  bool is_settled = false;
 };
 
 // The same lists on the host.
@@ -48,7 +51,10 @@ AttentionBatch host_batch(HostBatch lists, std::span<const int32_t> block_tables
 
 // The largest batches that a state is for.
 struct AttentionLimits {
-  int64_t max_seqs = 0, max_tokens = 0, max_kv = 0;
+  int64_t max_seqs = 0, max_tokens = 0;
+  int64_t max_query = 0;  // new tokens of one sequence
+  int64_t max_kv = 0;
+  bool is_captured = false;  // for a graph, of just max_seqs sequences and max_tokens tokens
 };
 
 // What a backend keeps between calls: work space and plans. It serves one stream, and one call after the other.
@@ -66,15 +72,15 @@ class AttentionBackend {
   virtual std::string why_not(const AttentionShape& shape, DType kv_dtype,
                               Device device) const = 0;  // empty: it can run
 
-  // The state that plan() and run() want, null for a backend that keeps none. A graph needs one of its own, whose
-  // max_seqs is the number of sequences it was captured with.
+  // The state that plan() and run() want, null for a backend that keeps none. A graph needs one of its own.
   virtual std::unique_ptr<AttentionState> make_state(const AttentionShape&, const AttentionLimits&, DType /*kv_dtype*/,
                                                      Device) const {
     return nullptr;
   }
 
-  // Once a step, before the layers: work is divided with what the host knows. Waits for nothing; only rewrites memory
-  // of the state, in the stream's order, so a captured graph is planned for right before it is launched.
+  // Once a step, before the layers and after the lists hold what they will hold: work is divided with what the host
+  // knows. Waits for nothing and is not captured; only rewrites memory of the state, in the stream's order, so a graph
+  // is planned for before it is captured and right before each launch.
   virtual void plan(const AttentionShape&, const AttentionBatch&, const HostBatch&, AttentionState*, Stream&) const {}
 
   // qkv [tokens, (num_heads + 2 num_kv_heads) * head_dim]: queries, keys, values of the new tokens, keys and queries

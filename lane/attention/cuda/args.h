@@ -13,6 +13,7 @@ struct AttentionArgs {
   int num_heads, num_kv_heads, head_dim, block_tokens;
   int window;
   float scale, soft_cap;
+  bool is_settled;
 
   // Of the decode kernel. Partial results [num_seqs, num_kv_heads * row_tiles, grid_chunks] of partial_rows *
   // (head_dim + 2) floats: highest score, sum and unfinished output of each row; and counters, zero between launches.

@@ -14,8 +14,11 @@
 // on a multiprocessor of 227 KiB and 2 * 4 * 2 * 8 KiB = 128 KiB under way, where bandwidth times latency
 // (4.8 TB/s / 132 * 1 us) is 36 KiB. Registers of a thread: head_dim / 2 sums, head_dim / 4 queries, 8 scores.
 //
-// The new tokens' keys and values are read from qkv, and the block whose chunk has them writes them to the cache. The
-// result of a sequence is a function of that sequence alone, bit for bit.
+// The new tokens' keys and values are read from qkv, and the block whose chunk has them writes them to the cache. So
+// the past does not depend on the kernel before, which computed qkv: with programmatic dependent launch, and where the
+// batch says that the rest is settled, a block fills its pipeline while that kernel ends.
+//
+// The result of a sequence is a function of that sequence alone, bit for bit.
 #pragma once
 #include "lane/attention/cuda/split.h"
 #include "lane/attention/cuda/warp_tile.cuh"
@@ -29,7 +32,9 @@ struct DecodeShape {
   static constexpr int kRowBytes = shared_row_bytes(kDim);
   static constexpr int kTileBytes = kTileTokens * kRowBytes;   // keys or values
   static constexpr int kWarpBytes = kStages * 2 * kTileBytes;  // one warp's pipeline
-  static constexpr int kStateFloats = kTileRows * (kDim + 2);  // one warp's rows when warps are merged
+  // One warp's rows when warps are merged; 8 floats more, and rows begin in different banks.
+  static constexpr int kStateStride = kDim + 8;
+  static constexpr int kStateFloats = kTileRows * (kStateStride + 2);
   static constexpr int kWeightFloats = 2 * kTileRows * most_chunks(1);
   static constexpr int kSharedBytes = kWarps * kWarpBytes;
   static_assert(kWarps * kStateFloats * 4 <= kSharedBytes && kWeightFloats * 4 <= kSharedBytes);
@@ -93,6 +98,11 @@ class TileStream {
   }
   __device__ const char* keys_of(int tile) const { return shared_ + tile % Shape::kStages * 2 * Shape::kTileBytes; }
   __device__ const char* values_of(int tile) const { return keys_of(tile) + Shape::kTileBytes; }
+
+  // Whether the tile has tokens of earlier steps alone.
+  __device__ bool is_past(int tile) const {
+    return position_of(tile) + kTileTokens <= work_.sequence.first_position() || tile >= num_tiles_;
+  }
 
   // Tiles are asked for in order, all lanes together. One beyond the last is an empty group, so that groups can be
   // counted.
@@ -164,10 +174,10 @@ __device__ inline void write_new_tokens(const AttentionArgs& a, const DecodeWork
 template <int kDim>
 struct RowState {
   float* memory;
-  int rows;
+  int rows, stride;
   __device__ float& highest(int row) const { return memory[row]; }
   __device__ float& sum(int row) const { return memory[rows + row]; }
-  __device__ float& out(int row, int column) const { return memory[2 * rows + row * kDim + column]; }
+  __device__ float& out(int row, int column) const { return memory[2 * rows + row * stride + column]; }
 };
 
 template <class T, int kDim>
@@ -181,7 +191,7 @@ template <int kDim>
 __device__ inline RowState<kDim> partial_of(const AttentionArgs& a, const DecodeWork& work, int chunk) {
   const int64_t owner = (int64_t{work.seq_index} * a.num_kv_heads + work.kv_head) * a.row_tiles + work.row_tile;
   const int64_t floats = int64_t{a.partial_rows} * (kDim + 2);
-  return {a.partials + (owner * a.grid_chunks + chunk) * floats, a.partial_rows};
+  return {a.partials + (owner * a.grid_chunks + chunk) * floats, a.partial_rows, kDim};
 }
 
 // Merges the warps' rows: to the result if there is but one chunk, or to the chunk's partial result.
@@ -190,7 +200,8 @@ __device__ inline void merge_warps(const AttentionArgs& a, const DecodeWork& wor
                                    char* shared) {
   using Shape = DecodeShape<T, kDim>;
   const auto rows_of = [&](int warp) {
-    return RowState<kDim>{reinterpret_cast<float*>(shared) + warp * Shape::kStateFloats, kTileRows};
+    return RowState<kDim>{reinterpret_cast<float*>(shared) + warp * Shape::kStateFloats, kTileRows,
+                          Shape::kStateStride};
   };
   state.finish();
   const RowState<kDim> mine = rows_of(warp_index());
@@ -198,6 +209,7 @@ __device__ inline void merge_warps(const AttentionArgs& a, const DecodeWork& wor
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     const Place place = place_in_c(lane, e);
+    if (place.row >= work.num_rows) continue;
     if (lane % 4 == 0 && e % 2 == 0) {
       mine.highest(place.row) = state.highest[e / 2];
       mine.sum(place.row) = state.sum[e / 2];
@@ -264,10 +276,11 @@ template <class T, int kDim>
 __global__ void __launch_bounds__(DecodeShape<T, kDim>::kWarps * 32)
     decode_kernel(const __grid_constant__ AttentionArgs a) {
   using Shape = DecodeShape<T, kDim>;
-  wait_for_previous_kernel();
+  if (!a.is_settled) wait_for_previous_kernel();
   DecodeWork work;
   if (!find_work(a, work)) return;
   if (work.sequence.length == 0) {
+    wait_for_previous_kernel();  // which may read what this writes
     for (int i = thread_index(); i < work.num_rows * kDim; i += Shape::kWarps * 32)
       store_result<T, kDim>(a, work, i / kDim, i % kDim, 0);
     return;
@@ -275,7 +288,11 @@ __global__ void __launch_bounds__(DecodeShape<T, kDim>::kWarps * 32)
 
   char* const shared = shared_memory();
   TileStream<T, kDim> tiles(a, work, shared + warp_index() * Shape::kWarpBytes);
-  for (int tile = 0; tile < Shape::kStages - 1; ++tile) tiles.fetch(tile);
+  int num_fetched = 0;
+  if (a.is_settled)
+    while (num_fetched < Shape::kStages - 1 && tiles.is_past(num_fetched)) tiles.fetch(num_fetched++);
+  wait_for_previous_kernel();
+  while (num_fetched < Shape::kStages - 1) tiles.fetch(num_fetched++);
   uint32_t queries[kDim / 16][4];
   load_queries<T, kDim>(a, work.sequence, work.kv_head, work.first_row, work.first_row + work.num_rows, queries);
   write_new_tokens<T, kDim>(a, work);

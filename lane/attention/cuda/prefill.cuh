@@ -20,6 +20,7 @@ struct PrefillShape {
   static constexpr int kRowBytes = shared_row_bytes(kDim);
   static constexpr int kSideBytes = kKeys * kRowBytes;  // keys or values of a tile
   static constexpr int kSharedBytes = 2 * 2 * kSideBytes;
+  static constexpr int kBlocks = kDim <= 128 ? 3 : 1;  // on a multiprocessor, by shared memory and registers
 };
 
 // Copies the tile at `position`; rows outside [lowest, end) become zeros.
@@ -27,16 +28,23 @@ template <class T, int kDim>
 __device__ inline void fetch_tile(const AttentionArgs& a, const Sequence& sequence, int kv_head, int position,
                                   int lowest, int end, char* keys) {
   using Shape = PrefillShape<T, kDim>;
-  constexpr int kPieces = kDim / 8, kThreads = Shape::kWarps * 32;
-  char* values = keys + Shape::kSideBytes;
-#pragma unroll 4
-  for (int piece = thread_index(); piece < Shape::kKeys * kPieces; piece += kThreads) {
-    const int row = piece / kPieces, column = piece % kPieces * 8, at = position + row;
-    const bool reads = at >= lowest && at < end;
-    const int64_t place =
-        reads ? place_in_cache(a, sequence.blocks[at / a.block_tokens], kv_head, at) + column : int64_t{0};
-    copy_async(keys + row * Shape::kRowBytes + column * 2, static_cast<const T*>(a.keys) + place, reads);
-    copy_async(values + row * Shape::kRowBytes + column * 2, static_cast<const T*>(a.values) + place, reads);
+  constexpr int kPieces = kDim / 8, kThreads = Shape::kWarps * 32;  // pieces of 16 bytes, in a row
+#pragma unroll 2
+  for (int part = 0; part < Shape::kTiles; ++part) {  // 16 tokens lie in one block
+    const int first = position + part * kTileTokens;
+    const bool is_seen = first + kTileTokens > lowest && first < end;
+    const int block = is_seen ? sequence.blocks[first / a.block_tokens] : 0;
+    const int64_t in_cache = place_in_cache(a, block, kv_head, first);
+    char* const to = keys + part * kTileTokens * Shape::kRowBytes;
+#pragma unroll
+    for (int piece = thread_index(); piece < kTileTokens * kPieces; piece += kThreads) {
+      const int row = piece / kPieces, column = piece % kPieces * 8;
+      const bool reads = first + row >= lowest && first + row < end;
+      const int64_t place = reads ? in_cache + row * kDim + column : 0;
+      copy_async(to + row * Shape::kRowBytes + column * 2, static_cast<const T*>(a.keys) + place, reads);
+      copy_async(to + Shape::kSideBytes + row * Shape::kRowBytes + column * 2, static_cast<const T*>(a.values) + place,
+                 reads);
+    }
   }
   end_group_of_copies();
 }
@@ -61,7 +69,7 @@ __device__ inline void store_rows(const AttentionArgs& a, const Sequence& sequen
 }
 
 template <class T, int kDim>
-__global__ void __launch_bounds__(PrefillShape<T, kDim>::kWarps * 32)
+__global__ void __launch_bounds__(PrefillShape<T, kDim>::kWarps * 32, PrefillShape<T, kDim>::kBlocks)
     prefill_kernel(const __grid_constant__ AttentionArgs a) {
   using Shape = PrefillShape<T, kDim>;
   wait_for_previous_kernel();
@@ -92,10 +100,11 @@ __global__ void __launch_bounds__(PrefillShape<T, kDim>::kWarps * 32)
     const int row = first_row + lane_index() / 4 + 8 * half;
     positions[half] = row < num_rows ? first_new + row / group : -1;
   }
-  // Of all rows of the warp: where the first begins to see, and where the last ends.
-  const int warp_lowest = first_visible(first_new + first_row / group, a.window);
+  // What some row of the warp sees, [warp_lowest, warp_end), and all of them, [warp_last_lowest, warp_first].
+  const int warp_first = first_new + first_row / group, warp_lowest = first_visible(warp_first, a.window);
   const int warp_last_row = first_row + kTileRows <= num_rows ? first_row + kTileRows - 1 : num_rows - 1;
-  const int warp_end = first_row < num_rows ? first_new + warp_last_row / group + 1 : begin;
+  const int warp_last = first_new + warp_last_row / group, warp_last_lowest = first_visible(warp_last, a.window);
+  const int warp_end = first_row < num_rows ? warp_last + 1 : begin;
 
   const ScoreScale scale(a);
   WarpState<kDim> state;
@@ -108,7 +117,10 @@ __global__ void __launch_bounds__(PrefillShape<T, kDim>::kWarps * 32)
     if (position >= warp_end || position + Shape::kKeys <= warp_lowest) continue;
     float scores[2 * Shape::kTiles][4];
     multiply_keys<T, kDim, Shape::kTiles>(queries, side(tile), scores);
-    scale_and_mask<Shape::kTiles>(scale, position, positions, a.window, scores);
+    if (position + Shape::kKeys <= warp_first + 1 && position >= warp_last_lowest)
+      scale_all<Shape::kTiles>(scale, scores);
+    else
+      scale_and_mask<Shape::kTiles>(scale, position, positions, a.window, scores);
     soften<kDim, Shape::kTiles>(scores, state);
     multiply_values<T, kDim, Shape::kTiles>(scores, side(tile) + Shape::kSideBytes, state);
   }

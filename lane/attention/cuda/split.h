@@ -8,7 +8,9 @@ namespace lane::cuda {
 inline constexpr int kTileTokens = 16;
 // Rows (queries of a kv head: its heads times the new tokens) of one matrix instruction.
 inline constexpr int kTileRows = 16;
-inline constexpr int kLeastChunkTokens = 128;
+// Chunks of a past of up to 16 kLeastChunkTokens are that long, later ones at least kChunkTokens: a block needs some
+// 2 us until its first keys arrive, in which a multiprocessor reads 64 KiB, 128 tokens of head_dim 128.
+inline constexpr int kLeastChunkTokens = 128, kChunkTokens = 256;
 
 // Chunks that a long past falls into. A GPU has some 132 multiprocessors: each should get one when a single sequence
 // is decoded, and few kv heads (of a rank of many) need more chunks for that. Powers of two, from 16 to 64.
@@ -27,7 +29,7 @@ struct Split {
 };
 constexpr Split split_of(int begin, int end, int num_kv_heads) {
   const int span = end - begin, most = most_chunks(num_kv_heads);
-  int chunk = kLeastChunkTokens;
+  int chunk = span <= 16 * kLeastChunkTokens ? kLeastChunkTokens : kChunkTokens;
   while (chunk * most < span) chunk *= 2;
   return {chunk, (span + chunk - 1) / chunk};
 }
@@ -36,8 +38,10 @@ constexpr Split split_of(int begin, int end, int num_kv_heads) {
 constexpr int grid_chunks(int64_t max_kv, int64_t max_query, int window, int num_kv_heads) {
   int64_t span = max_kv;
   if (window > 0 && window + max_query + kTileTokens < span) span = window + max_query + kTileTokens;
-  const int64_t chunks = (span + kLeastChunkTokens - 1) / kLeastChunkTokens, most = most_chunks(num_kv_heads);
-  return static_cast<int>(chunks < 1 ? 1 : chunks < most ? chunks : most);
+  const int64_t short_chunks = (span + kLeastChunkTokens - 1) / kLeastChunkTokens;
+  const int64_t long_chunks = (span + kChunkTokens - 1) / kChunkTokens, most = most_chunks(num_kv_heads);
+  const int64_t of_short = short_chunks < 16 ? short_chunks : 16, of_long = long_chunks < most ? long_chunks : most;
+  return static_cast<int>(of_short > of_long ? of_short : of_long > 1 ? of_long : 1);
 }
 
 }  // namespace lane::cuda

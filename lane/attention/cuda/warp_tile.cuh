@@ -68,6 +68,15 @@ __device__ inline void multiply_keys(const uint32_t (&queries)[kDim / 16][4], co
     }
 }
 
+// Where every row sees every key.
+template <int kTiles>
+__device__ inline void scale_all(const ScoreScale& scale, float (&scores)[2 * kTiles][4]) {
+#pragma unroll
+  for (int i = 0; i < 2 * kTiles; ++i)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) scores[i][e] = scale(scores[i][e]);
+}
+
 // Scales the scores, and hides those that the row at positions[half] does not see. `position`: of the first key.
 template <int kTiles>
 __device__ inline void scale_and_mask(const ScoreScale& scale, int position, const int (&positions)[2], int window,

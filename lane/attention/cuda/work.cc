@@ -29,6 +29,7 @@ AttentionArgs args_of(const AttentionShape& shape, const AttentionBatch& batch, 
   args.window = window;
   args.scale = shape.scale;
   args.soft_cap = shape.soft_cap;
+  args.is_settled = batch.is_settled;
   args.row_tiles = row_tiles(shape);
   return args;
 }

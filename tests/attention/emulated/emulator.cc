@@ -34,6 +34,7 @@ struct Fiber {
   bool is_done = false;
   std::exception_ptr error;
   const char* waits_for = nullptr;  // null: it can run
+  bool has_waited = false;          // for the kernel before
   void* part = nullptr;
   std::deque<std::vector<Copy>> groups;  // the last one is open
 };
@@ -45,6 +46,8 @@ struct Block {
   char* shared_begin = nullptr;
   ucontext_t scheduler;
   const std::function<void()>* kernel = nullptr;
+  const char* fresh = nullptr;
+  const char* fresh_end = nullptr;
 };
 Block* block = nullptr;
 Fiber* running = nullptr;
@@ -116,6 +119,8 @@ void emulate(const EmulatedLaunch& launch, const std::function<void()>& kernel) 
     mine.shared.assign(static_cast<size_t>(launch.shared_bytes) + 128, '\xff');
     mine.shared_begin = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(mine.shared.data()) + 127) / 128 * 128);
     mine.kernel = &kernel;
+    mine.fresh = static_cast<const char*>(launch.fresh);
+    mine.fresh_end = mine.fresh + launch.fresh_bytes;
     block = &mine;
     for (int thread = 0; thread < launch.threads; ++thread) start_fiber(thread);
     run_block(launch.seed * 7919 + static_cast<uint64_t>(at));
@@ -169,10 +174,13 @@ void sync_block() {
 void copy_async(void* shared, const void* global, bool reads) {
   check_shared(shared, 16, 16);
   if (reads && reinterpret_cast<uintptr_t>(global) % 16 != 0) wrong(who() + ": a misaligned address in global memory");
+  if (reads && !running->has_waited && global >= block->fresh && global < block->fresh_end)
+    wrong(who() + " reads what the kernel before it has not finished");
   std::memset(shared, 0xff, 16);
   running->groups.back().push_back({shared, global, reads});
 }
 
+void wait_for_previous_kernel() { running->has_waited = true; }
 void end_group_of_copies() { running->groups.emplace_back(); }
 
 void wait_for_copies(int open) {

@@ -15,6 +15,9 @@ struct EmulatedLaunch {
   int threads = 32;
   int shared_bytes = 0;
   uint64_t seed = 0;
+  // Copies from here are an error before the kernel has waited for the one before it.
+  const void* fresh = nullptr;
+  int64_t fresh_bytes = 0;
 };
 
 // Throws Error{kBug} that says what a kernel did wrong.
@@ -37,6 +40,7 @@ void sync_block();
 void copy_async(void* shared, const void* global, bool reads);
 void end_group_of_copies();
 void wait_for_copies(int open);
+void wait_for_previous_kernel();
 
 }  // namespace emulator
 }  // namespace lane::testing

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "lane/attention/cuda/decode.cuh"
+#include "lane/attention/cuda/pages.cuh"
 #include "lane/attention/cuda/plain.cuh"
 #include "lane/attention/cuda/prefill.cuh"
 #include "lane/attention/cuda/work.h"
@@ -18,7 +19,9 @@ template <class T, int kDim>
 struct Kernels {
   static void decode(const AttentionArgs& a, uint64_t seed) {
     using Shape = DecodeShape<T, kDim>;
-    emulate({a.grid_chunks, a.num_kv_heads * a.row_tiles, a.num_seqs, Shape::kWarps * 32, Shape::kSharedBytes, seed},
+    const int64_t qkv_bytes = int64_t{2} * a.num_tokens * (a.num_heads + 2 * a.num_kv_heads) * kDim;
+    emulate({a.grid_chunks, a.num_kv_heads * a.row_tiles, a.num_seqs, Shape::kWarps * 32, Shape::kSharedBytes, seed,
+             a.qkv, qkv_bytes},
             [&] { decode_kernel<T, kDim>(a); });
   }
   static void prefill(const AttentionArgs& a, uint64_t seed) {
@@ -41,6 +44,7 @@ template <class T, int kDim>
 Runner flash_on(uint64_t seed = 0) {
   return [seed](const Call& c) {
     AttentionArgs a = args_of(c.shape, c.batch, c.qkv, c.window, c.cache, c.out);
+    a.is_settled = seed % 2 == 0;
     const DecodeSpace space = decode_space(c.shape, c.batch.num_seqs, c.batch.max_query, c.batch.max_kv, c.window);
     std::vector<float> partials(static_cast<size_t>(space.partial_floats), NAN);
     std::vector<uint32_t> counters(static_cast<size_t>(space.num_counters));
@@ -212,6 +216,25 @@ TEST(EmulatedKernels, EmptyPlacesOfABatchAreZeros) {
                   stream);
       for (const float value : download(out.view(), stream)) ASSERT_EQ(value, 0);
     }
+  }
+}
+
+TEST(EmulatedKernels, PagesAreListedWithoutGaps) {
+  std::vector<int32_t> lengths, tables, starts(71, -1), last(70, -1), want_pages, want_starts{0};
+  for (int32_t i = 0; i < 70; ++i) {
+    lengths.push_back(static_cast<int32_t>(random_bits(1, static_cast<uint64_t>(i)) % 65));
+    for (int32_t block = 0; block < 5; ++block) tables.push_back(100 * i + block);
+    for (int32_t at = 0; at < lengths.back(); at += 16) want_pages.push_back(100 * i + at / 16);
+    want_starts.push_back(static_cast<int32_t>(want_pages.size()));
+  }
+  std::vector<int32_t> pages(want_pages.size(), -1);
+  const PageLists lists{lengths.data(), tables.data(), 70, 5, 16, starts.data(), pages.data(), last.data()};
+  emulate({70, 1, 1, 32}, [&] { list_pages_kernel(lists); });
+  EXPECT_EQ(pages, want_pages);
+  EXPECT_EQ(starts, want_starts);
+  for (size_t i = 0; i < 70; ++i) {
+    if (lengths[i] == 0) continue;  // no page, no last one
+    EXPECT_EQ(last[i], (lengths[i] - 1) % 16 + 1);
   }
 }
 

@@ -179,7 +179,7 @@ inline bool arrive(uint32_t* counter, uint32_t count) {
   return is_last;
 }
 inline void publish() {}
-inline void wait_for_previous_kernel() {}
+inline void wait_for_previous_kernel() { emulator::wait_for_previous_kernel(); }
 inline void let_next_kernel_start() {}
 
 }  // namespace lane::cuda

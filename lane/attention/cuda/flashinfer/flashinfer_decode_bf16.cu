@@ -1,0 +1,7 @@
+#include "lane/attention/cuda/flashinfer/decode.cuh"
+
+namespace lane::cuda {
+
+const FlashinferPhase kFlashinferDecodeBF16 = FlashinferDecode<__nv_bfloat16>::kPhase;
+
+}  // namespace lane::cuda

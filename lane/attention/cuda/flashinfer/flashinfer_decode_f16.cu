@@ -1,0 +1,7 @@
+#include "lane/attention/cuda/flashinfer/decode.cuh"
+
+namespace lane::cuda {
+
+const FlashinferPhase kFlashinferDecodeF16 = FlashinferDecode<__half>::kPhase;
+
+}  // namespace lane::cuda

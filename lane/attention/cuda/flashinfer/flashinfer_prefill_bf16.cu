@@ -1,0 +1,7 @@
+#include "lane/attention/cuda/flashinfer/prefill.cuh"
+
+namespace lane::cuda {
+
+const FlashinferPhase kFlashinferPrefillBF16 = FlashinferPrefill<__nv_bfloat16>::kPhase;
+
+}  // namespace lane::cuda

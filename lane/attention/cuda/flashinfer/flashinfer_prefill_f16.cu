@@ -1,0 +1,7 @@
+#include "lane/attention/cuda/flashinfer/prefill.cuh"
+
+namespace lane::cuda {
+
+const FlashinferPhase kFlashinferPrefillF16 = FlashinferPrefill<__half>::kPhase;
+
+}  // namespace lane::cuda
