@@ -27,8 +27,8 @@ __device__ __forceinline__ bool is_packed(int64_t width, const void* a, const vo
 template <class T>
 __global__ void embedding_kernel(const T* table, int64_t num_rows, int64_t width, const int32_t* ids, int64_t first_id,
                                  T* out) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t row = ids[blockIdx.x] - first_id;
   const bool is_here = row >= 0 && row < num_rows;
   const T* from = table + (is_here ? row : 0) * width;
@@ -44,8 +44,8 @@ __global__ void embedding_kernel(const T* table, int64_t num_rows, int64_t width
 // kAdds: residual += x first, rounded to T, and that is what is normed.
 template <class T, bool kAdds>
 __global__ void rms_norm_kernel(const T* x, T* residual, const T* gain, float eps, T* out, int64_t width) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t base = blockIdx.x * width;
   const T* from = kAdds ? residual + base : x + base;
   const bool packed = is_packed<T>(width, from, out + base, gain) && is_packed<T>(width, x + base, nullptr, nullptr);
@@ -95,8 +95,8 @@ __global__ void rms_norm_kernel(const T* x, T* residual, const T* gain, float ep
 template <class T>
 __global__ void head_rms_norm_kernel(T* x, int64_t cols, int64_t first_col, int num_heads, const T* gain, float eps,
                                      int head_dim, int64_t num_rows) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t warp = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
   if (warp >= num_rows * num_heads) return;
   T* head = x + warp / num_heads * cols + first_col + warp % num_heads * head_dim;
@@ -109,8 +109,8 @@ __global__ void head_rms_norm_kernel(T* x, int64_t cols, int64_t first_col, int 
 
 __global__ void rope_table_kernel(const int32_t* positions, const float* inv_freq, int f, float scale, float* cos_sin,
                                   int64_t count) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= count) return;
   const int64_t token = i / f, j = i % f;
@@ -124,8 +124,8 @@ __global__ void rope_table_kernel(const int32_t* positions, const float* inv_fre
 template <class T>
 __global__ void rope_kernel(T* x, int64_t cols, int64_t first_col, int num_heads, int head_dim, const float* cos_sin,
                             int f, int64_t count) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= count) return;
   const int64_t pairs = static_cast<int64_t>(num_heads) * f, token = i / pairs, pair = i % pairs;
@@ -141,8 +141,8 @@ __device__ __forceinline__ float silu(float x) { return x / (1 + __expf(-x)); }
 
 template <class T>
 __global__ void silu_mul_kernel(const T* gate_up, T* out, int64_t width) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const T *gate = gate_up + blockIdx.y * 2 * width, *up = gate + width;
   T* to = out + blockIdx.y * width;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -163,8 +163,8 @@ __global__ void silu_mul_kernel(const T* gate_up, T* out, int64_t width) {
 
 template <class T>
 __global__ void add_kernel(T* inout, const T* x, int64_t count) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count; i += stride)
     inout[i] = from_float<T>(to_float(inout[i]) + to_float(x[i]));
@@ -172,8 +172,8 @@ __global__ void add_kernel(T* inout, const T* x, int64_t count) {
 
 template <class T>
 __global__ void gather_rows_kernel(const T* x, const int32_t* rows, T* out, int64_t width) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const T* from = x + rows[blockIdx.x] * width;
   T* to = out + blockIdx.x * width;
   if (is_packed<T>(width, from, to, nullptr)) {

@@ -97,11 +97,11 @@ __global__ void __launch_bounds__(kThreads)
         to[tile][j] = is_inside && has_row[tile][j] ? load_once(row_of[tile][j] + step * kStep) : uint4{0, 0, 0, 0};
   };
 
-  let_next_start();
   uint4 ahead[kAhead][kRowTiles][2];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) load_w(ahead[i], first + i * stride);
   wait_for_previous();
+  let_next_start();
 
   float sums[kRowTiles][kColTiles][4] = {};
   for (int64_t base = first; base < num_steps; base += kAhead * stride) {

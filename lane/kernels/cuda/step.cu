@@ -115,8 +115,8 @@ constexpr int32_t kNothing = -2;          // all tokens of a slice are impossibl
 template <class T>
 __global__ void draw_pieces_kernel(const T* logits, int64_t width, const DrawRow* draws, int64_t first_id,
                                    Draw* pieces) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t row = blockIdx.y, piece = (width + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * piece;
   const int64_t end = begin + piece < width ? begin + piece : width;
   const DrawRow draw = draws[row];
@@ -142,8 +142,8 @@ __global__ void draw_pieces_kernel(const T* logits, int64_t width, const DrawRow
 // A block a row. A double goes as three floats whose sum it is: each takes 24 of its 53 bits.
 __global__ void draw_offers_kernel(const Draw* pieces, int num_pieces, int rank, int num_ranks, const int32_t* signal,
                                    float* offers, int64_t rows) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t row = blockIdx.x;
   Draw best{-INFINITY, kNoToken};
   for (int i = threadIdx.x; i < num_pieces; i += blockDim.x)
@@ -168,14 +168,14 @@ __global__ void draw_offers_kernel(const Draw* pieces, int num_pieces, int rank,
 
 // Without rows there is the signal alone.
 __global__ void offer_signal_kernel(const int32_t* signal, int rank, float* offers) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   offers[0] = rank == 0 ? static_cast<float>(*signal) : 0;
 }
 
 __global__ void draw_choose_kernel(const float* offers, int num_ranks, int64_t rows, int32_t* chosen) {
-  let_next_start();
   wait_for_previous();
+  let_next_start();
   const int64_t row = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (row >= rows) return;
   Draw best{-INFINITY, kNoToken};
