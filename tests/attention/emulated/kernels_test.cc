@@ -13,7 +13,7 @@
 namespace lane::testing {
 namespace {
 
-using namespace lane::cuda;
+using namespace lane::cuda::attention;
 
 template <class T, int kDim>
 struct Kernels {
