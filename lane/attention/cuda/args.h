@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 // What the kernels of attention work on: AttentionBackend::run()'s arguments, all pointers on the device.
 struct AttentionArgs {
@@ -22,4 +22,4 @@ struct AttentionArgs {
   int row_tiles, partial_rows, grid_chunks;
 };
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

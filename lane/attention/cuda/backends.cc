@@ -7,7 +7,7 @@
 #include "lane/attention/cuda/flashinfer/flashinfer.h"
 
 namespace lane {
-namespace cuda {
+namespace cuda::attention {
 namespace {
 
 bool is_float(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
@@ -46,7 +46,7 @@ std::string why_not_on_gpu(const AttentionShape& shape, DType kv_dtype, Device d
 int max_shared_bytes(Device device) { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index); }
 bool has_dependent_launch(Device device) { return attribute(cudaDevAttrComputeCapabilityMajor, device.index) >= 9; }
 
-}  // namespace cuda
+}  // namespace cuda::attention
 
 std::vector<const AttentionBackend*> cuda_attention_backends() {
   return {&flashinfer_attention(), &cuda_flash_attention(), &cuda_reference_attention()};

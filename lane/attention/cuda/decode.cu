@@ -1,7 +1,7 @@
 #include "lane/attention/cuda/decode.cuh"
 #include "lane/attention/cuda/start.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 void decode_attention(const AttentionArgs& args, DType type, const KernelLaunch& launch) {
   with_half(type, [&](auto element) {
@@ -15,4 +15,4 @@ void decode_attention(const AttentionArgs& args, DType type, const KernelLaunch&
   });
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -23,7 +23,7 @@
 #include "lane/attention/cuda/split.h"
 #include "lane/attention/cuda/warp_tile.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 template <class T, int kDim>
 struct DecodeShape {
@@ -332,4 +332,4 @@ __global__ void __launch_bounds__(DecodeShape<T, kDim>::kWarps * 32)
   if (merges) merge_chunks<T, kDim>(a, work, shared);
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -3,7 +3,7 @@
 
 #include "lane/attention/attention.h"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 // Empty, or why no backend for GPUs computes this: the device, the types or the heads.
 std::string why_not_on_gpu(const AttentionShape& shape, DType kv_dtype, Device device);
@@ -11,7 +11,7 @@ std::string why_not_on_gpu(const AttentionShape& shape, DType kv_dtype, Device d
 int max_shared_bytes(Device device);       // of a block
 bool has_dependent_launch(Device device);  // programmatic: compute capability 9.0
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention
 
 namespace lane {
 

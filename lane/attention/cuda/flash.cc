@@ -6,7 +6,7 @@
 #include "lane/attention/cuda/work.h"
 
 namespace lane {
-namespace cuda {
+namespace cuda::attention {
 namespace {
 
 // Partial results of a long past and the counters of who brought one.
@@ -95,14 +95,14 @@ class Reference final : public AttentionBackend {
 };
 
 }  // namespace
-}  // namespace cuda
+}  // namespace cuda::attention
 
 const AttentionBackend& cuda_flash_attention() {
-  static const cuda::Flash backend;
+  static const cuda::attention::Flash backend;
   return backend;
 }
 const AttentionBackend& cuda_reference_attention() {
-  static const cuda::Reference backend;
+  static const cuda::attention::Reference backend;
   return backend;
 }
 

@@ -9,7 +9,7 @@
 // elements (g, 2 t) and (g, 2 t + 1) of matrix i, or with .trans (2 t, g) and (2 t + 1, g).
 #pragma once
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 struct Place {
   int row, column;
@@ -35,4 +35,4 @@ constexpr Place value_named_by(int lane) { return {lane % 8 + 8 * (lane / 8 % 2)
 // of ldmatrix reads lie in eight different groups of four banks.
 constexpr int shared_row_bytes(int head_dim) { return head_dim * 2 + 16; }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -3,7 +3,7 @@
 #include "lane/attention/attention.h"
 #include "lane/attention/cuda/args.h"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 struct KernelLaunch {
   bool is_chained = true;  // programmatic dependent launch
@@ -24,4 +24,4 @@ void prefill_attention(const AttentionArgs& args, DType type, const KernelLaunch
 bool has_head_dim(int head_dim);
 int shared_bytes(int head_dim);  // of the block of either that needs more
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

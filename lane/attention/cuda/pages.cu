@@ -1,7 +1,7 @@
 #include "lane/attention/cuda/pages.cuh"
 #include "lane/device/cuda/native.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 void list_pages(const PageLists& lists, void* stream) {
   if (lists.num_seqs == 0) return;
@@ -9,4 +9,4 @@ void list_pages(const PageLists& lists, void* stream) {
   check(cudaGetLastError(), "listing the pages of a batch");
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -2,7 +2,7 @@
 #include "lane/attention/cuda/pages.h"
 #include "lane/attention/cuda/ptx.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 __device__ inline int pages_of(const PageLists& lists, int index) {
   return (lists.kv_length[index] + lists.block_tokens - 1) / lists.block_tokens;
@@ -23,4 +23,4 @@ __global__ void list_pages_kernel(const __grid_constant__ PageLists lists) {
   if (index == lists.num_seqs - 1) lists.starts[lists.num_seqs] = start + count;
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

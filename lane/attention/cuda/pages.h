@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 // The blocks of a batch in the form that FlashInfer wants: without gaps, one sequence after the other.
 struct PageLists {
@@ -13,4 +13,4 @@ struct PageLists {
 };
 void list_pages(const PageLists& lists, void* stream);
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -1,7 +1,7 @@
 #include "lane/attention/cuda/plain.cuh"
 #include "lane/attention/cuda/start.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 static_assert(kPlainDim == kMostPlainDim);
 
@@ -30,4 +30,4 @@ void plain_attention(const AttentionArgs& args, DType type, DType cache, const K
   });
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

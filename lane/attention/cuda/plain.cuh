@@ -2,7 +2,7 @@
 #pragma once
 #include "lane/attention/cuda/rows.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 inline constexpr int kPlainWarps = 4;
 inline constexpr int kPlainDim = 256;  // largest head_dim of the plain kernel
@@ -72,4 +72,4 @@ __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const __grid_co
     if (i * 32 + lane < a.head_dim) to[i * 32 + lane] = narrow<T>(position < 0 ? 0.f : out[i] / sum);
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -4,7 +4,7 @@
 #include "lane/attention/cuda/prefill.cuh"
 #include "lane/attention/cuda/start.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 void prefill_attention(const AttentionArgs& args, DType type, const KernelLaunch& launch) {
   with_half(type, [&](auto element) {
@@ -30,4 +30,4 @@ int shared_bytes(int head_dim) {
   return bytes;
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

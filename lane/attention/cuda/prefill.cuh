@@ -9,7 +9,7 @@
 #include "lane/attention/cuda/split.h"
 #include "lane/attention/cuda/warp_tile.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 template <class T, int kDim>
 struct PrefillShape {
@@ -128,4 +128,4 @@ __global__ void __launch_bounds__(PrefillShape<T, kDim>::kWarps * 32, PrefillSha
   store_rows<T, kDim>(a, sequence, kv_head, first_row, num_rows, state);
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

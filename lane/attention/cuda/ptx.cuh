@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 struct BF16 {
   uint16_t bits;
@@ -148,4 +148,4 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

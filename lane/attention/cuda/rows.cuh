@@ -3,7 +3,7 @@
 #include "lane/attention/cuda/args.h"
 #include "lane/attention/cuda/ptx.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 struct Sequence {
   int first_token, num_tokens;  // new ones, among the packed tokens; none in an empty place of the batch
@@ -62,4 +62,4 @@ struct ScoreScale {
   }
 };
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

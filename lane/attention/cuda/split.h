@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 // Positions are counted in tiles of this many, at multiples of it, wherever a query's window begins.
 inline constexpr int kTileTokens = 16;
@@ -44,4 +44,4 @@ constexpr int grid_chunks(int64_t max_kv, int64_t max_query, int window, int num
   return static_cast<int>(of_short > of_long ? of_short : of_long > 1 ? of_long : 1);
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -6,7 +6,7 @@
 #include "lane/attention/cuda/ptx.cuh"
 #include "lane/device/cuda/native.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 struct Grid {
   int64_t x, y, z;
@@ -59,4 +59,4 @@ void with_head_dim(int head_dim, F&& f) {
   throw Error(ErrorCode::kBug, "there are kernels for a head_dim of 64, 96, 128 and 256");
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -7,7 +7,7 @@
 #include "lane/attention/cuda/fragments.h"
 #include "lane/attention/cuda/rows.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 inline constexpr float kNothing = -__builtin_huge_valf();  // highest score of a row that has seen no key
 
@@ -142,4 +142,4 @@ __device__ inline void multiply_values(const float (&weights)[2 * kTiles][4], co
   }
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -5,7 +5,7 @@
 #include "lane/attention/check.h"
 #include "lane/attention/cuda/split.h"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 AttentionArgs args_of(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window,
                       KvView cache, TensorView out) {
@@ -57,4 +57,4 @@ DecodeSpace decode_space(const AttentionShape& shape, int64_t num_seqs, int64_t 
           .num_counters = owners};
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

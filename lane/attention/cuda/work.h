@@ -3,7 +3,7 @@
 #include "lane/attention/attention.h"
 #include "lane/attention/cuda/args.h"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 // run()'s arguments as the kernels take them, without work space.
 AttentionArgs args_of(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window,
@@ -26,4 +26,4 @@ struct DecodeSpace {
 };
 DecodeSpace decode_space(const AttentionShape& shape, int64_t num_seqs, int64_t max_query, int64_t max_kv, int window);
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

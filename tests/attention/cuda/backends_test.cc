@@ -69,6 +69,20 @@ TEST_F(GpuAttention, LongPasts) {
     }
 }
 
+// So long that a warp of the decode kernel has more tiles than lanes.
+TEST_F(GpuAttention, AVeryLongPast) {
+  const Model model = gpu_model(DType::kBF16, 8, 8, 64);
+  for (const AttentionBackend* backend : backends_for(model)) {
+    Rig rig(model, {40000}, 0, kGpu);
+    rig.step(gpu_runner(cuda_flash_attention()), {{0, 0, 39999}}, *stream);
+    rig.step(gpu_runner(*backend), {{0, 39999, 1}}, *stream);
+    const Expected want = expected(model, 0, 39999, precision_of(*backend, model));
+    for (size_t i = 0; i < want.value.size(); ++i)
+      ASSERT_LE(std::abs(rig.results()[0][39999][i] - want.value[i]), want.tolerance[i])
+          << describe(*backend, model) << ", element " << i;
+  }
+}
+
 TEST_F(GpuAttention, RandomBatches) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     auto pick = [&, at = uint64_t{0}](uint64_t below) mutable { return random_bits(seed, at++) % below; };

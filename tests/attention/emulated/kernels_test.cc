@@ -13,7 +13,7 @@
 namespace lane::testing {
 namespace {
 
-using namespace lane::cuda;
+using namespace lane::cuda::attention;
 
 template <class T, int kDim>
 struct Kernels {
@@ -120,6 +120,7 @@ TEST(EmulatedKernels, DecodeFromTheFirstToken) { sweep<BF16, 64>(model_of(DType:
 TEST(EmulatedKernels, DecodeOverSeveralChunks) {
   decode_after<BF16, 64>(model_of(DType::kBF16, 2, 1, 64), 126, 4);
   decode_after<BF16, 64>(model_of(DType::kBF16, 4, 2, 64), 510, 4);
+  decode_after<BF16, 64>(model_of(DType::kBF16, 1, 1, 64), 2047, 2);  // 16 short chunks, then 9 long ones
 }
 
 TEST(EmulatedKernels, DecodeOfManyHeadsPerKvHead) {

@@ -11,7 +11,7 @@
 namespace lane::testing {
 namespace {
 
-using namespace lane::cuda;
+using namespace lane::cuda::attention;
 
 // Counts how often each place is held.
 class Cover {

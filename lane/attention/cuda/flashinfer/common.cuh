@@ -8,7 +8,7 @@
 #include "lane/attention/cuda/flashinfer/phase.h"
 #include "lane/device/cuda/native.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 // No custom mask, window, cap or slopes: scale and softmax.
 using FlashinferVariant = flashinfer::DefaultAttention<false, false, false, false>;
@@ -66,4 +66,4 @@ T* at_offset(void* base, int64_t offset) {
   return reinterpret_cast<T*>(static_cast<char*>(base) + offset);
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -5,7 +5,7 @@
 
 #include "lane/attention/cuda/flashinfer/common.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 template <class T>
 struct FlashinferDecode {
@@ -65,4 +65,4 @@ struct FlashinferDecode {
   static constexpr FlashinferPhase kPhase = {plan, run};
 };
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -14,7 +14,7 @@
 #include "lane/device/cuda/native.cuh"
 
 namespace lane {
-namespace cuda {
+namespace cuda::attention {
 namespace {
 
 int num_multiprocessors(Device device) {
@@ -194,10 +194,10 @@ class Flashinfer final : public AttentionBackend {
 };
 
 }  // namespace
-}  // namespace cuda
+}  // namespace cuda::attention
 
 const AttentionBackend& flashinfer_attention() {
-  static const cuda::Flashinfer backend;
+  static const cuda::attention::Flashinfer backend;
   return backend;
 }
 

@@ -1,7 +1,7 @@
 #include "lane/attention/cuda/flashinfer/prefill.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 const FlashinferPhase kFlashinferPrefillF16 = FlashinferPrefill<__half>::kPhase;
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -6,7 +6,7 @@
 
 #include "lane/attention/cuda/args.h"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 // Memory that a plan divides up: partial results, and lists with their image in pinned memory of the host.
 struct FlashinferSpace {
@@ -41,4 +41,4 @@ struct FlashinferPhase {
 extern const FlashinferPhase kFlashinferDecodeBF16, kFlashinferDecodeF16;    // one new token each
 extern const FlashinferPhase kFlashinferPrefillBF16, kFlashinferPrefillF16;  // any number
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -5,7 +5,7 @@
 
 #include "lane/attention/cuda/flashinfer/common.cuh"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 template <class T>
 struct FlashinferPrefill {
@@ -80,4 +80,4 @@ struct FlashinferPrefill {
   static constexpr FlashinferPhase kPhase = {plan, run};
 };
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

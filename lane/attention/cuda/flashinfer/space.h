@@ -6,7 +6,7 @@
 
 #include "lane/attention/attention.h"
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 struct FlashinferBytes {
   int64_t floats, lists;
@@ -31,4 +31,4 @@ inline FlashinferBytes flashinfer_bytes(const AttentionShape& shape, const Atten
           .lists = items * (4 * 4 + 1) + (limits.max_seqs + limits.max_tokens + 4) * 4 + kAlignment};
 }
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention

@@ -13,7 +13,7 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 
-namespace lane::cuda {
+namespace lane::cuda::attention {
 
 namespace emulator = testing::emulator;
 
@@ -182,4 +182,4 @@ inline void publish() {}
 inline void wait_for_previous_kernel() { emulator::wait_for_previous_kernel(); }
 inline void let_next_kernel_start() {}
 
-}  // namespace lane::cuda
+}  // namespace lane::cuda::attention
