@@ -104,7 +104,9 @@ std::string binary(const std::string& description) {
 }  // namespace
 
 FakeRoot::FakeRoot(const std::string& machine, const std::string& overlay) {
-  std::string name = (fs::temp_directory_path() / "lane_fake_root_XXXXXX").string();
+  // Thousands of small files: in memory where that is possible.
+  const fs::path folder = ::access("/dev/shm", W_OK) == 0 ? fs::path("/dev/shm") : fs::temp_directory_path();
+  std::string name = (folder / "lane_fake_root_XXXXXX").string();
   if (!::mkdtemp(name.data())) throw_system_error("making a temporary folder");
   path_ = name;
   add(content_of(kMachines / (machine + ".tree")));
@@ -116,7 +118,16 @@ FakeRoot::~FakeRoot() {
   fs::remove_all(path_, ignored);
 }
 
-void FakeRoot::add(const std::string& lines) { add_lines(lines_of(lines), "tree"); }
+void FakeRoot::add(const std::string& lines) {
+  add_lines(lines_of(lines), "tree");
+  fs::path last;
+  for (const auto& [path, content] : pending_) {
+    const fs::path file = fs::path(path_) / path;
+    if (file.parent_path() != last) fs::create_directories(last = file.parent_path());
+    std::ofstream(file, std::ios::binary) << content;
+  }
+  pending_.clear();
+}
 
 std::string FakeRoot::read(const std::string& path) const { return content_of(fs::path(path_) / path); }
 
@@ -129,18 +140,25 @@ std::vector<std::string> FakeRoot::machines() {
 }
 
 void FakeRoot::write(const std::string& path, const std::string& content, bool append) {
+  const auto [at, is_new] = pending_.try_emplace(path);
   const fs::path file = fs::path(path_) / path;
-  fs::create_directories(file.parent_path());
-  if (!append) fs::remove_all(file);
-  std::ofstream(file, std::ios::binary | (append ? std::ios::app : std::ios::trunc)) << content;
+  if (is_new && append && fs::exists(file)) at->second = content_of(file);
+  if (is_new && !append) fs::remove_all(file);  // it may be a link
+  at->second = append ? at->second + content : content;
+}
+
+void FakeRoot::remove(const std::string& path) {
+  for (auto it = pending_.lower_bound(path); it != pending_.end() && it->first.rfind(path, 0) == 0;)
+    it = it->first.size() == path.size() || it->first[path.size()] == '/' ? pending_.erase(it) : std::next(it);
+  fs::remove_all(fs::path(path_) / path);
 }
 
 void FakeRoot::chain(const std::string& at, const std::string& where) {
   for (size_t slash = at.find('/'); slash != std::string::npos;) {
     const size_t next = at.find('/', slash + 1);
     const std::string above = at.substr(0, slash), bridge = at.substr(slash + 1, next - slash - 1);
-    if (!fs::exists(fs::path(path_) / "sys/devices" / above / bridge / "class"))
-      call("@bridge " + above + " " + bridge, where);
+    const std::string file = "sys/devices/" + above + "/" + bridge + "/class";
+    if (!pending_.count(file) && !fs::exists(fs::path(path_) / file)) call("@bridge " + above + " " + bridge, where);
     slash = next;
   }
 }
@@ -148,7 +166,7 @@ void FakeRoot::chain(const std::string& at, const std::string& where) {
 void FakeRoot::call(const std::string& line, const std::string& where) {
   const std::vector<std::string> words = words_of(line.substr(1));
   if (words.empty()) throw Error(ErrorCode::kCorruptData, where + ": @ without a name");
-  if (words[0] == "include") return add(content_of(kMachines / words.at(1)));
+  if (words[0] == "include") return add_lines(lines_of(content_of(kMachines / words.at(1))), words.at(1));
   if (words[0] == "chain") return chain(words.at(1), where);
   const auto found = parts_.find(words[0]);
   if (found == parts_.end()) throw Error(ErrorCode::kCorruptData, where + ": no part \"" + words[0] + "\"");
@@ -206,10 +224,10 @@ void FakeRoot::add_lines(const std::vector<std::string>& lines, const std::strin
     } else if (sign == "->") {
       const fs::path link = fs::path(path_) / path;
       fs::create_directories(link.parent_path());
-      fs::remove_all(link);
+      remove(path);
       fs::create_symlink(rest, link);
     } else if (sign == "!") {
-      fs::remove_all(fs::path(path_) / path);
+      remove(path);
     } else {
       throw Error(ErrorCode::kCorruptData, here + ": \"" + line + "\": expected = += << +<< ~ -> or !");
     }

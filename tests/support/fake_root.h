@@ -39,10 +39,12 @@ class FakeRoot {
   void add_lines(const std::vector<std::string>& lines, const std::string& where);
   void call(const std::string& line, const std::string& where);
   void chain(const std::string& at, const std::string& where);
+  void remove(const std::string& path);
   void write(const std::string& path, const std::string& content, bool append);
 
   std::string path_;
   std::map<std::string, Part> parts_;
+  std::map<std::string, std::string> pending_;  // content by path, until add() ends
 };
 
 }  // namespace lane::test
