@@ -234,7 +234,12 @@ std::set<std::string> default_route_devices(Files& files) {
     if (words.size() < 8 || words[1] != "00000000" || words[7] != "00000000") continue;
     const std::string name(words[0]);
     if (name.find('/') != std::string::npos) continue;
-    if (const std::string id = pci_id_of(files.resolve(std::string(kNet) + "/" + name)); !id.empty()) found.insert(id);
+    const std::string path = files.resolve(std::string(kNet) + "/" + name);
+    std::vector<std::string> below = {path};  // of a bond, bridge or VLAN: the interfaces that carry it
+    for (const std::string& entry : files.list(path))
+      if (entry.starts_with("lower_")) below.push_back(files.resolve(path + "/" + entry));
+    for (const std::string& interface : below)
+      if (const std::string id = pci_id_of(interface); !id.empty()) found.insert(id);
   }
   return found;
 }
