@@ -283,6 +283,17 @@ TEST(Inventory, KindsOfAdapters) {
       << "hsn0 is the interface of cxi0, not another adapter";
 }
 
+TEST(Inventory, ACopyOfFilesInPlaceOfLinks) {
+  const std::string device = "sys/class/infiniband/mlx5_0/";
+  const Host host = take("dgx_h100", "sys/class/infiniband/mlx5_0 !\n" + device + "hca_type = MT4129\n" + device +
+                                         "ports/1/rate = 400 Gb/sec (4X NDR)\n" + device +
+                                         "device -> ../../../bus/pci/devices/0000:18:00.0\n")
+                        .topology.hosts[0];
+  EXPECT_EQ(nic(host, "mlx5_0").pci_id, "0000:18:00.0");
+  EXPECT_EQ(nic(host, "mlx5_0").ports[0].gbit_per_s, 400);
+  EXPECT_EQ(nic(host, "mlx5_0").numa_node, 0);
+}
+
 TEST(Inventory, TheDefaultRouteMayGoOverABond) {
   // A BlueField-3 whose two ports are one verbs device; the route is on bond0 above its interface.
   const std::string bond = "sys/devices/virtual/net/bond0";
