@@ -206,11 +206,12 @@ std::vector<int> bits_of_mask(std::string_view mask) {
     const size_t comma = mask.rfind(',');
     std::string_view digits = comma == mask.npos ? mask : mask.substr(comma + 1);
     mask = comma == mask.npos ? std::string_view() : mask.substr(0, comma);
+    const bool is_empty = digits.empty();  // hwloc leaves zeros out
     if (digits.starts_with("0x")) digits.remove_prefix(2);
     uint32_t word = 0;
     const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), word, 16);
     const bool is_number = error == std::errc{} && stop == digits.data() + digits.size();
-    if ((!digits.empty() && !is_number) || words.size() >= kMaxBits / 32) throw bad();
+    if ((!is_empty && !is_number) || words.size() >= kMaxBits / 32) throw bad();
     words.push_back(word);
   }
   std::vector<int> bits;

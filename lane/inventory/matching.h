@@ -1,6 +1,8 @@
 #pragma once
+#include <exception>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "lane/inventory/inventory.h"
@@ -9,6 +11,23 @@
 // PCI address, index or name, and only what is unknown is filled in.
 
 namespace lane::inventory {
+
+// Gives the inventory its content back if an exception ends the block: a text that is refused changes nothing.
+class Rollback {
+ public:
+  explicit Rollback(Inventory& inventory)
+      : inventory_(inventory), before_(inventory), num_exceptions_(std::uncaught_exceptions()) {}
+  ~Rollback() {
+    if (std::uncaught_exceptions() > num_exceptions_) inventory_ = std::move(before_);
+  }
+  Rollback(const Rollback&) = delete;
+  Rollback& operator=(const Rollback&) = delete;
+
+ private:
+  Inventory& inventory_;
+  Inventory before_;
+  int num_exceptions_;
+};
 
 // "00000000:18:00.0", "0000:18:00.0" and "18:00.0" are "0000:18:00.0"; lower case. Empty: not an address of a device.
 std::string normal_pci_id(std::string_view text);

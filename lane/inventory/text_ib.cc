@@ -163,6 +163,7 @@ void read_devinfo_port_field(const KeyValue& field, int line, Reading& reading, 
 }  // namespace
 
 void read_ibstat(std::string_view text, const std::string& where, Inventory& inventory) {
+  const Rollback rollback(inventory);
   if (!note_text(inventory, "ibstat", "ibstat", where, text)) return;
   Reading reading{inventory, where};
   std::string stopped;
@@ -187,6 +188,7 @@ void read_ibstat(std::string_view text, const std::string& where, Inventory& inv
 }
 
 void read_ibv_devinfo(std::string_view text, const std::string& where, Inventory& inventory) {
+  const Rollback rollback(inventory);
   if (!note_text(inventory, "ibv_devinfo", "ibv_devinfo", where, text)) return;
   Reading reading{inventory, where};
   Lanes lanes;
@@ -209,6 +211,8 @@ void read_ibv_devinfo(std::string_view text, const std::string& where, Inventory
       Nic& nic = reading.current_nic();
       if (field.key == "fw_ver") fill(nic.firmware, {}, std::string(field.value));
       if (field.key == "board_id") fill(nic.board_id, {}, std::string(field.value));
+      if (field.key == "transport" && field.value.starts_with("iWARP"))
+        fill(nic.kind, topology::NicKind::kUnknown, topology::NicKind::kEthernet);
       if (field.key == "vendor_id") is_mellanox = field.value == "0x02c9";
       // The kernel's hca_type of these adapters is their part number behind "MT".
       if (field.key == "vendor_part_id" && is_mellanox) fill(nic.model, {}, "MT" + std::string(field.value));

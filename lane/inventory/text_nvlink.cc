@@ -89,6 +89,7 @@ void fill_links(const ListedGpu& listed, int place, const std::string& where, In
 }  // namespace
 
 void read_nvlink_s(std::string_view text, const std::string& where, Inventory& inventory) {
+  const Rollback rollback(inventory);
   if (!note_text(inventory, "nvlink_s", "nvidia-smi nvlink -s", where, text)) return;
   const auto gpus = read_list(without_terminal_codes(text), where);
   topology::Host& host = host_of(inventory);

@@ -15,7 +15,7 @@ constexpr size_t kMaxDepth = 16;
 
 struct Section {
   std::string pci_id;
-  std::map<std::string, std::string> values;  // "PCI/GPU Link Info/Link Width/Max": "16x"
+  std::map<std::string, std::string> values;  // "pci/gpu link info/link width/max": "16x"; drivers differ in case
 };
 
 struct Report {
@@ -64,14 +64,14 @@ Report read_report(std::string_view text, const std::string& where) {
     const auto [key, value, has_value] = split(line.text);
     const std::string path = (levels.empty() ? "" : levels.back().path + "/") + std::string(key);
     auto& values = report.gpus.empty() ? report.values : report.gpus.back().values;
-    if (has_value && !is_unknown(value)) values.emplace(path, value);
+    if (has_value && !is_unknown(value)) values.emplace(lower_case(path), value);
     if (levels.size() < kMaxDepth) levels.push_back({indent, path});  // "Platform : removed" has lines below it
   }
   return report;
 }
 
 std::string value_of(const std::map<std::string, std::string>& values, const std::string& path) {
-  const auto found = values.find(path);
+  const auto found = values.find(lower_case(path));
   return found == values.end() ? std::string() : found->second;
 }
 
@@ -105,7 +105,7 @@ std::optional<int64_t> uncorrected_errors(const Section& section) {
   std::optional<int64_t> sum;
   if (const auto total = leading_int(value_of(section.values, "ECC Errors/Volatile/Double Bit/Total"))) return total;
   for (const auto& [path, value] : section.values)
-    if (path.starts_with("ECC Errors/Volatile/") && path.find("Uncorrectable") != path.npos)
+    if (path.starts_with("ecc errors/volatile/") && path.find("uncorrectable") != path.npos)
       if (const auto count = leading_int(value); count && *count < int64_t{1} << 48) sum = sum.value_or(0) + *count;
   return sum;
 }
@@ -161,6 +161,7 @@ void fill_persistence(const Report& report, const std::string& where, Inventory&
 }  // namespace
 
 void read_smi_q(std::string_view text, const std::string& where, Inventory& inventory) {
+  const Rollback rollback(inventory);
   if (!note_text(inventory, "smi_q", "nvidia-smi -q", where, text)) return;
   if (trim(text).starts_with("<?xml"))
     throw Error(ErrorCode::kInvalidArgument,

@@ -174,6 +174,7 @@ void fill_affinity(const Matrix& matrix, const Row& row, const std::string& wher
 }  // namespace
 
 void read_topo_m(std::string_view text, const std::string& where, Inventory& inventory) {
+  const Rollback rollback(inventory);
   if (!note_text(inventory, "topo_m", "nvidia-smi topo -m", where, text)) return;
   const std::string plain = without_terminal_codes(text);
   const Matrix matrix = read_matrix(lines_of(plain), where);

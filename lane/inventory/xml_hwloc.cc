@@ -51,6 +51,16 @@ int64_t mb_per_s_of_link(const std::string& pci_device) {
   return pci_device < "2900" ? 25'000 : 50'000;
 }
 
+bool is_gpu(const PciType& type) { return type.vendor == "10de" && type.device_class.starts_with("03"); }
+
+// The number of the object "nvml3" in a device; -1 if it has none. (CUDA may number GPUs in another order.)
+int nvml_index_of(const pugi::xml_node& pci) {
+  for (const pugi::xml_node& device : pci.children("object"))
+    if (const std::string name = attribute(device, "name"); name.starts_with("nvml"))
+      return static_cast<int>(std::clamp<int64_t>(int_of(name.substr(4)).value_or(-1), -1, kMaxIndex));
+  return -1;
+}
+
 struct FoundGpu {
   PciPlace place;
   int gpu = -1;
@@ -67,6 +77,7 @@ class Reader {
       : file_(file), where_(where), inventory_(inventory), host_(host_of(inventory)) {}
 
   void read(const pugi::xml_node& topology) {
+    add_gpus(topology);
     for (const pugi::xml_node& object : topology.children("object")) read_object(object, {}, 0);
     for (const pugi::xml_node& parent : {topology, topology.child("object")}) fill_host(parent);
     fill_paths();
@@ -76,6 +87,17 @@ class Reader {
   }
 
  private:
+  // In the order of their numbers; the file has them in that of what they hang on.
+  void add_gpus(const pugi::xml_node& topology) {
+    std::vector<std::pair<int, std::string>> gpus;
+    for (const pugi::xpath_node& found : topology.select_nodes("//object[@type='PCIDev']"))
+      if (const int index = nvml_index_of(found.node()); index >= 0 && is_gpu(pci_type_of(found.node())))
+        gpus.emplace_back(index, normal_pci_id(attribute(found.node(), "pci_busid")));
+    std::sort(gpus.begin(), gpus.end());
+    for (const auto& [index, id] : gpus)
+      if (!id.empty()) gpu_of(host_, id, index);
+  }
+
   void fill_host(const pugi::xml_node& object) {
     fill(host_.name, {}, info_of(object, "HostName"));
     if (const std::string kernel = info_of(object, "OSRelease"); !kernel.empty())
@@ -134,18 +156,14 @@ class Reader {
     if (id.empty()) file_.fail(pci, "pci_busid=\"" + attribute(pci, "pci_busid") + "\": expected a PCI address");
     if (!pci_ids_.insert(id).second) file_.fail(pci, "pci_busid " + id + " is there twice");
     const PciType type = pci_type_of(pci);
-    if (type.vendor == "10de" && type.device_class.starts_with("03")) return read_gpu(pci, id, type, place);
+    if (is_gpu(type)) return read_gpu(pci, id, type, place);
     if (attribute(pci, "subtype") == "NVSwitch" || (type.vendor == "10de" && type.device_class == "0680"))
       switches_.insert(attribute(pci, "gp_index"));
     if (type.device_class.starts_with("02") || type.device_class == "0c06") read_nic(pci, id, type, place);
   }
 
   void read_gpu(const pugi::xml_node& pci, const std::string& id, const PciType& type, const PciPlace& place) {
-    int index = -1;
-    for (const pugi::xml_node& device : pci.children("object"))
-      if (const std::string name = attribute(device, "name"); name.starts_with("nvml"))
-        index = static_cast<int>(std::clamp<int64_t>(int_of(name.substr(4)).value_or(-1), -1, kMaxIndex));
-    const int found = gpu_of(host_, id, index);
+    const int found = gpu_of(host_, id, nvml_index_of(pci));
     if (found < 0) return;
     topology::Gpu& gpu = host_.gpus[static_cast<size_t>(found)];
     fill(gpu.numa_node, -1, place.numa_node);
@@ -255,6 +273,7 @@ class Reader {
     return static_cast<int>(*mb_per_s / mb_per_s_of_link(gpus_[static_cast<size_t>(gpu)].pci_device));
   }
 
+  // All switches of a host are taken as one, as NCCL takes them: links from switch to switch are not in the file.
   void fill_switched(const std::map<int, int>& switched) {
     for (const auto& [gpu, links] : switched) {
       if (links == 0) continue;
@@ -281,6 +300,7 @@ class Reader {
 }  // namespace
 
 void read_hwloc(std::string_view text, const std::string& where, Inventory& inventory) {
+  const Rollback rollback(inventory);
   if (!note_text(inventory, "hwloc", "lstopo --of xml", where, text)) return;
   const XmlFile file(text, where);
   const pugi::xml_node topology = file.child("topology");

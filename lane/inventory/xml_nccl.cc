@@ -53,18 +53,31 @@ class Reader {
   // A job on several hosts that share NVLink dumps all of them; the first one is read. Returns how many there are.
   int read(const pugi::xml_node& system) {
     std::set<std::string> hosts;
-    std::string first;
+    std::vector<pugi::xml_node> cpus;  // of the first host
     for (const pugi::xml_node& cpu : system.children("cpu")) {
       const std::string hash = attribute(cpu, "host_hash");
-      if (hosts.empty()) first = hash;
       hosts.insert(hash);
-      if (hash == first) read_cpu(cpu);
+      if (cpus.empty() || hash == attribute(cpus[0], "host_hash")) cpus.push_back(cpu);
     }
+    add_gpus(cpus);
+    for (const pugi::xml_node& cpu : cpus) read_cpu(cpu);
     fill_paths();
     return static_cast<int>(hosts.size());
   }
 
  private:
+  // In the order of their numbers; the file has them in that of CPUs.
+  void add_gpus(const std::vector<pugi::xml_node>& cpus) {
+    std::vector<std::pair<int64_t, std::string>> gpus;
+    for (const pugi::xml_node& cpu : cpus)
+      for (const pugi::xpath_node& found : cpu.select_nodes(".//pci[gpu[@dev]]"))
+        gpus.emplace_back(file_.int_attribute(found.node().child("gpu"), "dev", -1, kMaxIndex).value_or(-1),
+                          normal_pci_id(attribute(found.node(), "busid")));
+    std::sort(gpus.begin(), gpus.end());
+    for (const auto& [index, id] : gpus)
+      if (index >= 0 && !id.empty()) gpu_of(host_, id, static_cast<int>(index));
+  }
+
   void read_cpu(const pugi::xml_node& cpu) {
     const auto node = file_.int_attribute(cpu, "numaid", -1, kMaxIndex);
     if (!node) file_.fail(cpu, "numaid is missing");
@@ -79,7 +92,7 @@ class Reader {
     if (const std::string vendor = attribute(cpu, "vendor"); !vendor.empty())
       fill_fact(inventory_, "os.cpu_vendor", {.value = vendor, .source = where_});
     for (const pugi::xml_node& nic : cpu.children("nic"))
-      for (const pugi::xml_node& net : nic.children("net")) read_net(net, {}, {});
+      for (const pugi::xml_node& net : nic.children("net")) read_net(net, {}, {}, {});
     for (const pugi::xml_node& pci : cpu.children("pci")) read_pci(pci, place, 0);
   }
 
@@ -92,14 +105,11 @@ class Reader {
     if (const pugi::xml_node gpu = pci.child("gpu")) {
       read_gpu(pci, gpu, id, place);
     } else if (const pugi::xml_node nic = pci.child("nic")) {
-      for (const pugi::xml_node& net : nic.children("net")) {
-        const int read = read_net(net, id, pci);
-        if (read >= 0) add_nic(pci, read, place);
-      }
+      for (const pugi::xml_node& net : nic.children("net")) read_net(net, pci, id, place);
     } else if (pci_class.starts_with(kGpuClass)) {
       add_gpu(pci, {}, gpu_of(host_, id, -1), place);
     } else if (pci_class.starts_with(kNicClass)) {
-      if (const int read = nic_of(host_, {}, id); read >= 0) add_nic(pci, read, place);
+      add_nic(pci, nic_of(host_, {}, id), place);
     }
     place.bridges.push_back(num_bridges_++);
     for (const pugi::xml_node& child : pci.children("pci")) read_pci(child, place, depth + 1);
@@ -144,6 +154,7 @@ class Reader {
   }
 
   void add_nic(const pugi::xml_node& pci, int place_in_list, const PciPlace& place) {
+    if (place_in_list < 0) return;
     Nic& nic = host_.nics[static_cast<size_t>(place_in_list)];
     fill_link(pci, nic.pcie);
     fill(nic.numa_node, -1, place.numa_node);
@@ -164,23 +175,33 @@ class Reader {
     return kind == NicKind::kUnknown && any({"eth", "en", "bond"}) ? NicKind::kEthernet : kind;
   }
 
-  // Several NICs that NCCL uses as one are called "mlx5_0+mlx5_1"; what holds for the whole is not known of each.
-  // Returns the place in the host's list of a NIC of its own; -1 for others.
-  int read_net(const pugi::xml_node& net, const std::string& id, const pugi::xml_node& pci) {
+  // Several NICs that NCCL uses as one are called "mlx5_0+mlx5_1". They share a card, so they are in the same place;
+  // the speed is that of all of them, and the address that of one.
+  void read_net(const pugi::xml_node& net, const pugi::xml_node& pci, const std::string& id, const PciPlace& place) {
     const std::string name = attribute(net, "name");
     if (name.empty()) file_.fail(net, "name is missing");
-    if (attribute(net, "net") == "0" || name.find('+') != name.npos) return -1;  // the first: a SHARP tree, not a NIC
-    const int place = nic_of(host_, name, id);
-    Nic& nic = host_.nics[static_cast<size_t>(place)];
-    fill(nic.kind, NicKind::kUnknown, kind_of(name, attribute(pci, "class")));
+    if (attribute(net, "net") == "0") return;  // a tree of SHARP, not a NIC
+    if (name.find('+') == name.npos) {
+      const int read = nic_of(host_, name, id);
+      if (pci) add_nic(pci, read, place);
+      fill_port(net, host_.nics[static_cast<size_t>(read)]);
+      return;
+    }
+    for (size_t begin = 0; begin < name.size();) {
+      const size_t end = std::min(name.find('+', begin), name.size());
+      if (end > begin) add_nic(pci, nic_of(host_, name.substr(begin, end - begin), {}), place);
+      begin = end + 1;
+    }
+  }
+
+  void fill_port(const pugi::xml_node& net, Nic& nic) {
+    fill(nic.kind, NicKind::kUnknown, kind_of(nic.name, {}));
     const auto port = file_.int_attribute(net, "port", 0, 255),
                speed = file_.int_attribute(net, "speed", -1, 100'000'000);
+    if (!port && !speed) return;
+    topology::NicPort& known = port_of(nic, std::max(static_cast<int>(port.value_or(1)), 1));
     const bool is_guess = nic.kind == NicKind::kEthernet && speed == kSpeedOfUnknown;
-    if (port || speed) {
-      topology::NicPort& known = port_of(nic, std::max(static_cast<int>(port.value_or(1)), 1));
-      if (speed && *speed > 0 && !is_guess) fill(known.gbit_per_s, 0.0, static_cast<double>(*speed) / 1000);
-    }
-    return place;
+    if (speed && *speed > 0 && !is_guess) fill(known.gbit_per_s, 0.0, static_cast<double>(*speed) / 1000);
   }
 
   void fill_paths() {
@@ -217,6 +238,7 @@ class Reader {
 }  // namespace
 
 void read_nccl_topo(std::string_view text, const std::string& where, Inventory& inventory) {
+  const Rollback rollback(inventory);
   const std::string tool = "NCCL's topology file";
   if (!note_text(inventory, "nccl_topo", tool, where, text)) return;
   const XmlFile file(text, where);
