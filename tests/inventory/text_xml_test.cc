@@ -201,6 +201,7 @@ void expect_nccl_takes(const std::string& text) {
   pugi::xml_document document;
   ASSERT_TRUE(document.load_string(text.c_str())) << text;
   EXPECT_STREQ(document.child("system").attribute("version").value(), "1");
+  EXPECT_TRUE(text.starts_with("<system ")) << "its parser knows no prolog";
   std::set<std::string> ids;
   expect_sound_below(document.child("system"), ids);
 }
