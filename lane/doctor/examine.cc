@@ -13,7 +13,7 @@ constexpr std::span<const Check> (*kThemes[])() = {gpu_checks, nvlink_checks, ni
 std::vector<Finding> examine(const inventory::Inventory& inventory, const Workload& workload) {
   const topology::Host nothing;
   const topology::Host& host = inventory.topology.hosts.empty() ? nothing : inventory.topology.hosts.front();
-  const Costs costs(host, workload);
+  const Costs costs(inventory.topology, workload);
   const Case looked_at{inventory, host, costs};
   std::vector<Finding> findings;
   for (const auto& theme : kThemes)

@@ -1,5 +1,4 @@
 #pragma once
-#include <functional>
 #include <string>
 
 #include "lane/doctor/doctor.h"
@@ -18,7 +17,7 @@ struct Price {
 // layer of batch x hidden x 2 bytes; the group goes as fast as its slowest rank, so one bad device slows all of them.
 class Costs {
  public:
-  Costs(const topology::Host& host, const Workload& workload);
+  Costs(const topology::Topology& topology, const Workload& workload);  // of the topology's first host
 
   int num_hosts() const { return num_hosts_; }  // that the tensor-parallel group spans
   std::string words() const;                    // "160 all-reduces of 256 KiB over 2 hosts of 8 GPUs"
@@ -31,13 +30,13 @@ class Costs {
 
  private:
   double all_reduce_us(double local_share, double remote_share) const;
-  std::string between_hosts(const std::string& rest) const;
+  std::string nothing() const;          // why a fault costs nothing at all; empty: it may
+  std::string nothing_outside() const;  // why a fault of the network costs nothing or cannot be told; empty: it may
 
   int num_gpus_ = 1, num_hosts_ = 1, tensor_ = 1, num_all_reduces_ = 0;
-  int64_t bytes_ = 0;  // of a vector
-  bool has_nvlink_ = false;
-  double pcie_bytes_per_s_ = 0;  // of a GPU; 0: not told
-  plan::Link local_, remote_;    // bytes_per_s 0: not told
+  int64_t bytes_ = 0;     // of a vector
+  bool is_rack_ = false;  // NVLink reaches other hosts
+  plan::Link local_, remote_, pcie_;
 };
 
 }  // namespace lane::doctor

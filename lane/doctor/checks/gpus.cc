@@ -61,6 +61,7 @@ std::vector<Finding> memory_errors(const Case& c) {
   for (const Gpu& gpu : c.host.gpus) {
     const std::string key = fmt::format("gpu.{}.ecc_uncorrected", gpu.index);
     const auto count = c.number(key);
+    if (c.value(key) == "not supported") continue;  // GPUs without ECC have nothing to tell
     Evidence seen = c.evidence(key);
     seen.value = fmt::format("GPU {}: {}", gpu.index, seen.value);
     if (!count) untold.push_back(seen);
