@@ -33,7 +33,7 @@ std::vector<Finding> driver(const Case& c) {
 // The library must be of the kernel module's very version.
 std::vector<Finding> versions(const Case& c) {
   const std::string module = c.value("nvidia.driver"), library = c.value("lib.nvml");
-  if (c.host.gpus.empty() || module.empty() || library.empty()) return {};
+  if (c.host.gpus.empty() || module.empty() || library.empty() || module == "absent") return {};
   const std::vector<Evidence> evidence{c.evidence("nvidia.driver"), c.evidence("lib.nvml")};
   if (module == library) return {fine("driver and library are both " + module, evidence)};
   return {fatal(fmt::format("the kernel has driver {}, but the library is {}: CUDA and nvidia-smi refuse to start",
@@ -139,6 +139,7 @@ std::vector<Finding> driver_errors(const Case& c) {
       continue;
     }
     worst.cost_why = "no time; jobs that meet one end";
+    worst.undo = "nothing was changed";
     if (worst.verdict != Verdict::kNote)
       worst.fix = fmt::format(
           "drain the host; dmesg | grep -i xid; nvidia-smi -r -i {}; if it comes back, replace the GPU", gpu.index);

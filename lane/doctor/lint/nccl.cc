@@ -59,11 +59,11 @@ std::vector<Choice> parse_choices(std::string_view value) {
   return choices;
 }
 
-// Whether all-reduce may use `token` under `variable`.
-bool allows(const Variable& variable, std::string_view token) {
+// Whether `function` may use `token` under `variable`.
+bool allows(const Variable& variable, std::string_view token, std::string_view function = "AllReduce") {
   bool allowed = true;
   for (const Choice& choice : parse_choices(variable.value)) {
-    if (!choice.function.empty() && !same_letters(choice.function, "AllReduce")) continue;
+    if (!choice.function.empty() && !same_letters(choice.function, function)) continue;
     const bool named = std::any_of(choice.tokens.begin(), choice.tokens.end(),
                                    [&](std::string_view one) { return same_letters(one, token); });
     allowed = named != choice.excludes;
@@ -159,6 +159,12 @@ std::vector<Finding> forced_algorithm(const Lint& lint) {
               fix,
               "by NCCL's model a small all-reduce on 2 x 8 GPUs takes 40 µs (Intel) or 68 µs (AMD) by ring, 25 by "
               "tree; on 128 x 8 it is 2484 against 85. Per step: the difference times 2 x layers")};
+  // Rings are all that broadcast and reduce have (tuning.cc), and since 2.24 nothing falls back to them.
+  if (!lint.before(kStrictTokens) && !allows(*variable, "Ring", "Broadcast"))
+    return {about(Verdict::kWarning, *variable,
+                  fmt::format("{} leaves broadcast and reduce without an algorithm: from 2.24 on they fail",
+                              words_for(*variable)),
+                  fix + "; or name the function: allreduce:...")};
   return {about(Verdict::kNote, *variable,
                 fmt::format("{} holds for all sizes and all communicators; NCCL's guide keeps it for experiments",
                             words_for(*variable)),
