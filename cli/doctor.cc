@@ -89,6 +89,12 @@ std::vector<doctor::EnvironmentSource> sources_of(const Flags& flags, const std:
     return sources;
   }
   if (file_exists(root + "/etc/nccl.conf")) add_file(root + "/etc/nccl.conf");
+  if (!root.empty() && sources.empty())
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("--env --root {}: there is no /etc/nccl.conf in it, and bundles hold no variables; give --conf "
+                    "FILE, or run it on the machine",
+                    flags.root));
   if (!root.empty()) return sources;
   const std::string asked = launcher_variable("NCCL_CONF_FILE").value_or("");
   const std::string own = asked.empty() ? home_folder() + "/.nccl.conf" : asked;

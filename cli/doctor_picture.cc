@@ -97,7 +97,7 @@ std::string versions_line(const inventory::Inventory& inventory) {
                                                                 {"lib.libfabric", "libfabric"}, {"lib.ofed", "OFED"}};
   std::vector<std::string> parts;
   for (const auto& [key, name] : kLibraries)
-    if (const std::string version = value(inventory, key); !version.empty())
+    if (const std::string version = value(inventory, key); !version.empty() && version != "absent")
       parts.push_back(fmt::format("{} {}", name, version));
   return parts.empty() ? "" : fmt::format("{}\n", fmt::join(parts, ", "));
 }

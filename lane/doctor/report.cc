@@ -42,9 +42,9 @@ size_t columns(std::string_view text) {
 }
 
 // "  label    words", broken between words, the later lines under the first word.
-std::string paragraph(std::string_view label, std::string_view text) {
-  std::string out = fmt::format("  {:<{}}", label, kIndent - 2);
-  size_t at = kIndent;
+std::string paragraph(std::string_view label, std::string_view text, size_t indent = kIndent) {
+  std::string out = fmt::format("  {:<{}}", label, indent - 2);
+  size_t at = indent;
   bool first = true;
   const std::string shown = printable(text);
   for (size_t begin = 0; begin <= shown.size();) {
@@ -52,8 +52,8 @@ std::string paragraph(std::string_view label, std::string_view text) {
     const std::string_view word = std::string_view(shown).substr(begin, end - begin);
     begin = end + 1;
     if (!first && at + 1 + columns(word) > kWidth) {
-      out += "\n" + std::string(kIndent, ' ');
-      at = kIndent;
+      out += "\n" + std::string(indent, ' ');
+      at = indent;
       first = true;
     }
     out += first ? "" : " ";
@@ -74,7 +74,7 @@ std::string in_full(const Finding& finding, const Look& look, bool colour) {
     out +=
         fmt::format("{:>{}}", "", std::max<size_t>(2, kWidth > at + columns(cost) ? kWidth - at - columns(cost) : 2)) +
         cost;
-  out += "\n" + paragraph("", finding.what);
+  out += "\n" + paragraph("", finding.what, 2);
   constexpr size_t kMostEvidence = 16;
   for (size_t i = 0; i < std::min(finding.evidence.size(), kMostEvidence); ++i)
     out += paragraph(i == 0 ? "seen" : "", finding.evidence[i].source + ": " + finding.evidence[i].value);

@@ -52,7 +52,8 @@ Evidence Case::evidence(const std::string& key) const {
 
 bool Case::is_virtual() const {
   const std::string kind = value("os.virtualization");
-  return !kind.empty() && kind != "none" && !is_container();
+  const std::string below = value("os.hypervisor");  // of a container's host
+  return (!kind.empty() && kind != "none" && !is_container()) || (!below.empty() && below != "none");
 }
 
 bool Case::is_container() const {

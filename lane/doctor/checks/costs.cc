@@ -128,7 +128,9 @@ Price Costs::host_copies() const {
 }
 
 Price Costs::pcie_instead_of_nvlink() const {
+  constexpr int kMeasuredGpus = 8;
   if (const std::string why = nothing(); !why.empty()) return {0, why};
+  if (tensor_ < kMeasuredGpus) return unknown(fmt::format("measurements are of {} GPUs", kMeasuredGpus));
   const double bytes = static_cast<double>(bytes_);
   if (bytes < kEightGpus.front().bytes || bytes > kEightGpus.back().bytes)
     return unknown("the measurements end at 64 MiB");

@@ -13,9 +13,11 @@ std::vector<Finding> driver(const Case& c) {
   if (c.host.gpus.empty()) return {};
   const Fact* version = c.fact("nvidia.driver");
   const Evidence seen = c.evidence("nvidia.driver");
-  if (version == nullptr || !version->known())
+  // Where nothing hides it, a driver without this file is none.
+  const bool is_missing = version != nullptr && version->why_unknown == "no such file" && c.value("os.virtualization") == "none";
+  if (!is_missing && (version == nullptr || !version->known()))
     return {unknown("whether the NVIDIA driver is loaded is not told", {seen}, "cat /proc/driver/nvidia/version")};
-  if (version->value.empty() || version->value == "absent" || version->value == "none")
+  if (is_missing || version->value.empty() || version->value == "absent" || version->value == "none")
     return {fatal(fmt::format("{} NVIDIA GPU{} on PCIe, but the driver is not loaded", c.host.gpus.size(),
                               c.host.gpus.size() == 1 ? " is" : "s are"),
                   {seen}, "sudo modprobe nvidia; dmesg | grep -i nvrm says why it does not load",
@@ -75,8 +77,8 @@ std::vector<Finding> memory_errors(const Case& c) {
                               gpu.index),
                   "nothing was changed"));
   }
-  if (!untold.empty() && untold.size() <= c.host.gpus.size())
-    found.push_back(unknown(fmt::format("memory errors of {} GPUs are not told", untold.size()), untold,
+  if (!untold.empty())  // all for the same reason
+    found.push_back(unknown(fmt::format("memory errors of {} GPUs are not told", untold.size()), {untold.front()},
                             "NVML, or --text smi_q=FILE; GPUs without ECC have none to tell"));
   if (found.empty() && !clean.empty()) found.push_back(fine("no uncorrected memory errors", clean));
   return found;

@@ -91,6 +91,10 @@ std::vector<Finding> near_nic(const Case& c) {
   if (is_grace(c))
     return {note(
         "the NICs hang on the Grace CPUs, as they do on this platform; NCCL from 2.27 on reaches them over C2C", far)};
+  // Kinds of Arm hosts whose GPUs may hang on the CPU by C2C, where the GPUs' own kind is not told.
+  if (c.value("os.cpu_vendor") == "ARM" && c.host.gpus.front().sm == 0)
+    return {unknown("the NICs hang on the CPUs; whether the GPUs reach them over NVLink-C2C is not told", far,
+                    "the NVIDIA driver's NVML, which names the GPUs")};
   if (slingshot && at_bridge)
     return {note("the NICs hang on the CPU, as on most Slingshot machines; sites let GPUDirect cross the host bridge",
                  far, "export NCCL_NET_GDR_LEVEL=PHB (CSCS and Isambard-AI do)", "unset NCCL_NET_GDR_LEVEL")};

@@ -17,7 +17,7 @@ struct Kind {
 constexpr Kind kKinds[] = {{"GB300", 18}, {"GB200", 18}, {"B300", 18}, {"B200", 18}, {"H200", 18}, {"H100", 18},
                            {"GH200", 18}, {"H800", 8},   {"H20", 18},  {"A800", 8},  {"A100", 12}, {"V100", 6}};
 
-// PCIe cards have bridges between pairs or none: how many links they should have is not theirs to say.
+// Other cards have bridges between pairs, or none: how many links they should have is not theirs to say. -1: unknown.
 int expected_links(const Gpu& gpu) {
   const bool is_card = gpu.name.find("PCIe") != std::string::npos || gpu.name.find(" NVL") != std::string::npos ||
                        gpu.name.find("PCIE") != std::string::npos;
@@ -25,7 +25,7 @@ int expected_links(const Gpu& gpu) {
   if (gpu.name.find("GH200") != std::string::npos) return -1;  // its NVLink may go to the CPU alone
   for (const Kind& kind : kKinds)
     if (gpu.name.find(kind.name) != std::string::npos) return kind.num_links;
-  return gpu.max_nvlinks;
+  return -1;
 }
 
 bool has_switches(const Case& c) {
@@ -90,7 +90,7 @@ std::vector<Finding> links(const Case& c) {
   }
   if (!untold.empty())
     found.push_back(
-        unknown(fmt::format("the NVLinks of {} GPUs are not told", untold.size()), untold,
+        unknown(fmt::format("the NVLinks of {} GPUs are not told", untold.size()), {untold.front()},
                 "the NVIDIA driver's NVML, or --text nvlink_s=FILE with the output of nvidia-smi nvlink -s"));
   if (found.empty() && most > 0) found.push_back(fine(fmt::format("each GPU has its {} NVLinks", most)));
   return found;
