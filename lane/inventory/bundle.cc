@@ -50,6 +50,7 @@ class Packer {
     };
     if (archive_write_set_format_pax_restricted(out_.get()) != ARCHIVE_OK ||
         archive_write_add_filter_zstd(out_.get()) != ARCHIVE_OK ||
+        archive_write_set_bytes_in_last_block(out_.get(), 1) != ARCHIVE_OK ||  // no zeros behind zstd's last frame
         archive_write_open(out_.get(), this, nullptr, append, nullptr) != ARCHIVE_OK)
       throw Error(ErrorCode::kUnsupported, "libarchive cannot write zstd: " + words_of(out_.get()));
   }
@@ -154,7 +155,7 @@ class Unpacker {
       check_target(target, parts.size() - 1, name, file_);
       links_[path] = target;
     } else if (type == AE_IFREG) {
-      copy(in, path, name);
+      copy(in, entry, path, name);
     } else {
       corrupt(file_, "entry " + in_quotes(name) + " is neither a file nor a folder nor a link");
     }
@@ -165,7 +166,9 @@ class Unpacker {
       corrupt(file_, "two entries are called " + in_quotes(path.substr(folder_.size() + 1)));
   }
 
-  void copy(archive* in, const std::string& path, const std::string& name) {
+  void copy(archive* in, archive_entry* entry, const std::string& path, const std::string& name) {
+    if (archive_entry_size(entry) > kMaxBytes - bytes_)
+      corrupt(file_, fmt::format("more than {} MiB", kMaxBytes >> 20));
     const Fd out(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!out && errno == EEXIST) corrupt(file_, "two entries are called " + in_quotes(name));
     if (!out) throw_system_error("unpacking " + path);

@@ -13,14 +13,6 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_word(char c) { return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool is_part_of_address(char c) { return is_word(c) || c == ':' || c == '.' || c == '-'; }
 
-// Groups of `digits` hexadecimal digits, `count` of them.
-bool is_groups(std::string_view word, char separator, size_t digits, size_t count) {
-  if (word.size() != count * (digits + 1) - 1) return false;
-  for (size_t i = 0; i < word.size(); ++i)
-    if (i % (digits + 1) == digits ? word[i] != separator : !is_hex(word[i])) return false;
-  return true;
-}
-
 bool is_uuid(std::string_view word) {
   if (word.size() != 36) return false;
   for (size_t i = 0; i < word.size(); ++i)
@@ -36,35 +28,85 @@ bool is_ipv4(std::string_view word) {
          });
 }
 
-// "fe80::a00:1" and the like; "::" alone or ends of it stay.
-bool is_short_ipv6(std::string_view word) {
-  return word.find("::") != word.npos && word.size() > 4 &&
-         std::all_of(word.begin(), word.end(), [](char c) { return is_hex(c) || c == ':'; });
-}
-
 bool is_zero(std::string_view word) { return word.find_first_not_of("0x:-.") == word.npos; }
 
+bool is_hex_of(std::string_view part, size_t min, size_t max) {
+  return part.size() >= min && part.size() <= max && std::all_of(part.begin(), part.end(), is_hex);
+}
+
+// 16 hexadecimal digits behind 0x, or some of them letters: decimal digits alone may be a counter.
+bool is_guid(std::string_view part) {
+  const std::string_view digits = part.starts_with("0x") ? part.substr(2) : part;
+  return is_hex_of(digits, 16, 16) &&
+         (digits.size() != part.size() || !std::all_of(digits.begin(), digits.end(), is_digit));
+}
+
+// What is between two colons.
+std::string masked_part(std::string_view part) {
+  constexpr size_t kUuid = 36;
+  if (is_zero(part)) return std::string(part);
+  for (size_t at = 0; at + kUuid <= part.size(); ++at)
+    if (is_uuid(part.substr(at, kUuid)))
+      return std::string(part.substr(0, at)) + pseudonym(std::string(part.substr(at, kUuid))) +
+             masked_part(part.substr(at + kUuid));
+  if (is_guid(part)) return std::string(part.substr(0, part.size() - 16)) + "0000000000000001";
+  if (is_ipv4(part)) return "192.0.2.1";  // RFC 5737: for documents
+  if (part.ends_with('.')) return masked_part(part.substr(0, part.size() - 1)) + ".";
+  return std::string(part);
+}
+
+// How many parts from `at` on have as many hexadecimal digits as `min` to `max`.
+size_t count_hex(const std::vector<std::string_view>& parts, size_t at, size_t min, size_t max) {
+  size_t count = 0;
+  while (at + count < parts.size() && is_hex_of(parts[at + count], min, max)) ++count;
+  return count;
+}
+
+// A word of letters, digits and ":.-". Addresses may have a name before and a port behind them: eth0:10.0.0.1:80.
 std::string masked(std::string_view word) {
   if (is_zero(word)) return std::string(word);
-  if (is_uuid(word)) return pseudonym(std::string(word));
-  if ((word.starts_with("GPU-") || word.starts_with("MIG-")) && is_uuid(word.substr(4)))
-    return std::string(word.substr(0, 4)) + pseudonym(std::string(word.substr(4)));
-  const std::string_view digits = word.starts_with("0x") ? word.substr(2) : word;
-  // 16 decimal digits without 0x may be a counter.
-  const bool has_letter = std::any_of(digits.begin(), digits.end(), [](char c) { return !is_digit(c); });
-  if (digits.size() == 16 && std::all_of(digits.begin(), digits.end(), is_hex) &&
-      (has_letter || digits.size() != word.size()))
-    return std::string(word.substr(0, word.size() - 16)) + "0000000000000001";
-  if (is_groups(word, ':', 4, 8)) return without_address(word);
-  if (is_groups(word, ':', 4, 4)) return "0000:0000:0000:0001";
-  if (is_groups(word, ':', 2, 6) || is_groups(word, '-', 2, 6)) return "00:00:00:00:00:01";
-  if (is_ipv4(word)) return "192.0.2.1";          // RFC 5737: for documents
-  if (is_short_ipv6(word)) return "2001:db8::1";  // RFC 3849
-  // An address with a port behind it, or a full stop.
-  if (const size_t colon = word.rfind(':'); colon != word.npos && is_ipv4(word.substr(0, colon)))
-    return "192.0.2.1" + std::string(word.substr(colon));
-  if (word.ends_with('.') || word.ends_with(':')) return masked(word.substr(0, word.size() - 1)) + word.back();
-  return std::string(word);
+  const std::vector<std::string_view> parts = split(word, ':');
+  std::vector<std::string> kept;
+  for (size_t i = 0; i < parts.size();) {
+    const size_t quads = count_hex(parts, i, 4, 4), pairs = count_hex(parts, i, 2, 2), any = count_hex(parts, i, 1, 4);
+    const auto text = [&](size_t count) {
+      return word.substr(static_cast<size_t>(parts[i].data() - word.data()), 5 * count - 1);
+    };
+    if (quads >= 8) {
+      kept.push_back(is_zero(text(8)) ? std::string(text(8)) : without_address(text(8)));
+      i += 8;
+    } else if (quads >= 4) {
+      kept.push_back(is_zero(text(4)) ? std::string(text(4)) : "0000:0000:0000:0001");
+      i += 4;
+    } else if (pairs >= 6) {  // an Ethernet address; InfiniBand's have 20
+      kept.emplace_back("00:00:00:00:00:01");
+      i += pairs;
+    } else if (any > 0 && i + any < parts.size() && parts[i + any].empty() && i + any + 1 < parts.size()) {
+      kept.emplace_back("2001:db8::1");  // RFC 3849; a short IPv6 address
+      while (i < parts.size() && (parts[i].empty() || is_hex_of(parts[i], 1, 4))) ++i;
+    } else {
+      kept.push_back(masked_part(parts[i++]));
+    }
+  }
+  std::string joined;
+  for (size_t i = 0; i < kept.size(); ++i) joined += (i == 0 ? "" : ":") + kept[i];
+  return joined;
+}
+
+std::string without_addresses(std::string_view line) {
+  constexpr std::string_view kHomes = "/home/";
+  std::string kept;
+  for (size_t at = 0; at < line.size();) {
+    size_t end = at;
+    while (end < line.size() && is_part_of_address(line[end])) ++end;
+    kept += masked(line.substr(at, end - at));
+    if (end < line.size()) kept += line[end];
+    at = end + 1;
+    if (at > line.size() || !line.substr(0, at).ends_with(kHomes)) continue;
+    while (at < line.size() && line[at] != '/' && line[at] != ' ') ++at;  // a user's name
+    kept += "user";
+  }
+  return kept;
 }
 
 // Behind ":" or between the quotes of value="...": what the line's name says to be a serial number.
@@ -73,8 +115,8 @@ std::string without_value(std::string_view line) {
   const size_t begin = quoted != line.npos ? quoted + 7 : line.find(':') + 1;
   if (quoted == line.npos && begin == 0) return "removed";
   const size_t end = quoted != line.npos ? std::min(line.find('"', begin), line.size()) : line.size();
-  return std::string(line.substr(0, begin)) + (quoted != line.npos ? "" : " ") + "removed" +
-         std::string(line.substr(end));
+  return without_addresses(line.substr(0, begin)) + (quoted != line.npos ? "" : " ") + "removed" +
+         without_addresses(line.substr(end));
 }
 
 bool names_a_serial_number(std::string_view line) {
@@ -131,20 +173,7 @@ std::string without_identities(std::string_view text) {
   for (size_t begin = 0; begin < text.size();) {
     const size_t newline = std::min(text.find('\n', begin), text.size());
     const std::string_view line = text.substr(begin, newline - begin);
-    if (names_a_serial_number(line)) {
-      kept += without_value(line);
-    } else {
-      for (size_t at = 0; at < line.size();) {
-        size_t end = at;
-        while (end < line.size() && is_part_of_address(line[end])) ++end;
-        if (end > at) kept += masked(line.substr(at, end - at));
-        if (end < line.size()) kept += line[end];
-        at = end + 1;
-        if (!kept.ends_with('/') || !line.substr(0, at).ends_with("/home/")) continue;
-        while (at < line.size() && line[at] != '/' && line[at] != ' ') ++at;  // a user's name
-        kept += "user";
-      }
-    }
+    kept += names_a_serial_number(line) ? without_value(line) : without_addresses(line);
     if (newline < text.size()) kept += '\n';
     begin = newline + 1;
   }

@@ -128,8 +128,7 @@ void read_texts(Files& files, const TextInputs& texts, Inventory& inventory) {
     if (!input.given.empty()) input.read(input.given, input.name, inventory);
     if (files.root().empty()) continue;
     const std::string path = std::string("/text/") + input.name;
-    if (const Reading reading = files.read(path); reading.ok())
-      input.read(reading.text, files.root() + path, inventory);
+    if (const Reading reading = files.read(path); reading.ok()) input.read(reading.text, path.substr(1), inventory);
   }
   for (const auto& [key, fact] : known)
     if (fact.known()) inventory.facts[key] = fact;

@@ -1,8 +1,11 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,14 +73,42 @@ void ask_kernel_log(HostCalls& calls) {
 
 // --- libraries ---
 
-Fact loaded_version(const char* library, const std::function<std::string(void*)>& ask) {
-  const std::string source = std::string("dlopen ") + library;
+std::string load_and_ask(const char* library, std::string (*ask)(void*)) {
   void* handle = ::dlopen(library, RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) return {.value = "absent", .source = source};
-  const std::string version = ask(handle);
-  ::dlclose(handle);
-  if (version.empty()) return {.source = source, .why_unknown = "the library does not tell its version"};
-  return {.value = version, .source = source};
+  return handle == nullptr ? "absent" : ask(handle);
+}
+
+// In a process of its own: libraries do things when they are loaded (UCX takes over signals), cannot always be
+// unloaded, print, and may crash or hang without their hardware.
+Fact loaded_version(const char* library, std::string (*ask)(void*)) {
+  constexpr int kLimitMs = 5000;
+  const std::string source = std::string("dlopen ") + library;
+  const auto unknown = [&](const std::string& why) { return Fact{.source = source, .why_unknown = why}; };
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return unknown(std::strerror(errno));
+  const Fd in(ends[0]);
+  Fd out(ends[1]);
+  const pid_t child = ::fork();
+  if (child < 0) return unknown(std::strerror(errno));
+  if (child == 0) {
+    const int nowhere = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    ::dup2(nowhere, STDOUT_FILENO);
+    ::dup2(nowhere, STDERR_FILENO);
+    const std::string version = load_and_ask(library, ask);
+    [[maybe_unused]] const ssize_t wrote = ::write(out.get(), version.data(), version.size());
+    ::_exit(0);
+  }
+  out = Fd();
+  struct pollfd wait = {.fd = in.get(), .events = POLLIN, .revents = 0};
+  const bool is_done = ::poll(&wait, 1, kLimitMs) == 1;
+  char text[256] = {};
+  const ssize_t got = is_done ? ::read(in.get(), text, sizeof text - 1) : 0;
+  if (!is_done) ::kill(child, SIGKILL);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+  if (got > 0) return {.value = text, .source = source};
+  if (!is_done) return unknown(fmt::format("loading it took more than {} s", kLimitMs / 1000));
+  return unknown(WIFSIGNALED(status) ? "loading it crashed" : "the library does not tell its version");
 }
 
 template <class Function>

@@ -152,9 +152,10 @@ void read_os(Files& files, std::map<std::string, Fact>& facts) {
 topology::Machine read_machine(Files& files, std::map<std::string, Fact>& facts) {
   // discover() reads these by itself; asking for them here makes them part of a bundle.
   const std::string nodes = "/sys/devices/system/node/";
-  for (const char* path : {"/proc/meminfo", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max",
-                           "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                           "/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/devices/system/node/online"})
+  for (const char* path :
+       {"/proc/meminfo", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/devices/system/node/online", "/proc/sys/kernel/hostname", "/proc/self/status"})
     files.read(path);
   for (const std::string& name : files.list(nodes)) {
     if (!name.starts_with("node")) continue;

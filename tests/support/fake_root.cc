@@ -129,7 +129,7 @@ void FakeRoot::add(const std::string& lines) {
   pending_.clear();
 }
 
-std::string FakeRoot::read(const std::string& path) const { return content_of(fs::path(path_) / path); }
+std::string FakeRoot::read(const std::string& path) const { return content_of(path_ + "/" + path); }
 
 std::vector<std::string> FakeRoot::machines() {
   std::vector<std::string> names;
