@@ -33,6 +33,7 @@ struct Fact {
 //   nvidia.persistence            on, off                   nvidia.fabric_manager  running, absent, failed, not needed
 //   nvidia.imex                   running, absent, not needed
 //   gpu.<i>.ecc_uncorrected       number                    gpu.<i>.xid          last ones, if the log is readable
+//   gpu.<i>.ecc                   on, off                   gpu.<i>.performance_state   P0 ... P8: idle links are slow
 //   gpu.<i>.fabric_state          completed, in progress, ..., gpu.<i>.fabric_cluster, gpu.<i>.fabric_clique
 //   gpu.<i>.nvlink.<l>            active, inactive          gpu.<i>.pcie         "32.0 GT/s x16 of 32.0 GT/s x16"
 //   ib.<nic>.<port>.gid.<n>       "RoCE v2 fe80::... eth0"  (only those that are set)

@@ -192,7 +192,7 @@ NicKind nic_kind_of(std::string_view name, std::string_view link_layer) {
   if (starts_with_any(name, {"rdmap", "efa"})) return NicKind::kEfa;
   if (starts_with_any(name, {"cxi", "hsn"})) return NicKind::kSlingshot;
   if (link_layer == "InfiniBand") return NicKind::kInfiniband;
-  if (link_layer == "Ethernet") return NicKind::kRoce;
+  if (link_layer == "Ethernet" || name.starts_with("roce")) return NicKind::kRoce;
   return NicKind::kUnknown;
 }
 

@@ -40,7 +40,8 @@ topology::Host& host_of(Inventory& inventory);
 //    without an index, or whose index another one has, gets the next free one. -1: it could be any of those that have
 //    no address yet.
 //  - A NIC is found by its name, else by its PCI address. Either may be empty; a NIC without a name is called by its
-//    address until a reader brings one. -1: it has no name and could be any of those without address.
+//    address until a reader brings one. -1: it has no name and could be any of those without address. (So files
+//    without names, which are NCCL's, are best read after those with names.)
 int gpu_of(topology::Host& host, const std::string& pci_id, int index);
 int nic_of(topology::Host& host, const std::string& name, const std::string& pci_id);
 topology::NumaNode& numa_node_of(topology::Host& host, int id);

@@ -40,7 +40,7 @@ std::vector<Line> lines_of(std::string_view text) {
   return lines;
 }
 
-std::string_view trim(std::string_view text) {
+std::string_view without_blanks(std::string_view text) {
   constexpr std::string_view kBlanks = " \t\r\n\f\v";
   const size_t begin = text.find_first_not_of(kBlanks);
   return begin == text.npos ? std::string_view() : text.substr(begin, text.find_last_not_of(kBlanks) - begin + 1);
@@ -48,7 +48,7 @@ std::string_view trim(std::string_view text) {
 
 std::vector<std::string_view> words_of(std::string_view text) {
   std::vector<std::string_view> words;
-  while (!(text = trim(text)).empty()) {
+  while (!(text = without_blanks(text)).empty()) {
     const size_t end = std::min(text.find_first_of(" \t"), text.size());
     words.push_back(text.substr(0, end));
     text.remove_prefix(end);
@@ -79,8 +79,8 @@ std::optional<double> number_of(std::string_view text) { return parse_whole<doub
 
 KeyValue key_value_of(std::string_view line) {
   const size_t colon = line.find(':');
-  if (colon == line.npos) return {trim(line), {}, false};
-  return {trim(line.substr(0, colon)), trim(line.substr(colon + 1)), true};
+  if (colon == line.npos) return {without_blanks(line), {}, false};
+  return {without_blanks(line.substr(0, colon)), without_blanks(line.substr(colon + 1)), true};
 }
 
 void corrupt(const std::string& where, int line, const std::string& what) {
@@ -89,7 +89,7 @@ void corrupt(const std::string& where, int line, const std::string& what) {
 
 bool note_text(Inventory& inventory, const std::string& name, const std::string& tool, const std::string& where,
                std::string_view text) {
-  const bool has_text = !trim(text).empty();
+  const bool has_text = !without_blanks(text).empty();
   inventory.facts["text." + name] = {.value = has_text ? tool : "",
                                      .source = where,
                                      .why_unknown = has_text ? "" : "the output of " + tool + " is empty"};

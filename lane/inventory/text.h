@@ -17,7 +17,7 @@ struct Line {
 // Without line ends, "\r" included.
 std::vector<Line> lines_of(std::string_view text);
 
-std::string_view trim(std::string_view text);
+std::string_view without_blanks(std::string_view text);
 std::vector<std::string_view> words_of(std::string_view text);  // split at spaces and tabs
 std::string lower_case(std::string_view text);
 

@@ -1,6 +1,8 @@
 // `ibstat` and `ibv_devinfo`: adapters, and their ports below them.
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "lane/inventory/matching.h"
@@ -65,7 +67,7 @@ std::optional<int64_t> code_of(std::string_view value) {
   if (open == value.npos || !value.ends_with(")")) return std::nullopt;
   return int_of(value.substr(open + 1, value.size() - open - 2));
 }
-std::string_view without_code(std::string_view value) { return trim(value.substr(0, value.rfind('('))); }
+std::string_view without_code(std::string_view value) { return without_blanks(value.substr(0, value.rfind('('))); }
 
 // A reader of lines in which an adapter comes before its ports.
 struct Reading {
@@ -129,19 +131,30 @@ void fill_rate(const Lanes& lanes, NicPort& port) {
   fill(port.speed_name, {}, fmt::format("{}X {}", lanes.num, lanes.speed->name));
 }
 
-// "GID[  3]: ::ffff:10.0.0.1, RoCE v2"; older versions print no type.
+// What a GID is good for, without the address in it; empty: not set.
+std::string gid_kind_of(std::string_view text) {
+  in6_addr gid{};
+  if (::inet_pton(AF_INET6, std::string(text).c_str(), &gid) != 1) return {};
+  const uint8_t* bytes = gid.s6_addr;
+  if (std::all_of(bytes + 8, bytes + 16, [](uint8_t byte) { return byte == 0; })) return {};  // no interface, no route
+  if (IN6_IS_ADDR_LINKLOCAL(&gid)) return "fe80::...";
+  return IN6_IS_ADDR_V4MAPPED(&gid) ? "::ffff:..." : "global";
+}
+
+// "GID[  3]: ::ffff:10.0.0.1, RoCE v2"; older versions print no type. In the kernel's words, as from /sys.
 void fill_gid(const KeyValue& field, int line, Reading& reading) {
   const size_t close = field.key.find(']');
-  const auto index = int_or_corrupt(trim(field.key.substr(4, close == field.key.npos ? close : close - 4)), "GID",
-                                    65535, reading.where, line);
+  const auto index = int_or_corrupt(without_blanks(field.key.substr(4, close == field.key.npos ? close : close - 4)),
+                                    "GID", 65535, reading.where, line);
   const size_t comma = field.value.find(',');
-  const std::string gid(trim(field.value.substr(0, comma)));
-  std::string type(comma == field.value.npos ? "" : trim(field.value.substr(comma + 1)));
+  const std::string kind = gid_kind_of(without_blanks(field.value.substr(0, comma)));
+  std::string type(comma == field.value.npos ? "" : without_blanks(field.value.substr(comma + 1)));
   const Nic& nic = reading.current_nic();
-  if (type.empty()) type = nic.kind == topology::NicKind::kRoce ? "RoCE" : "IB";
-  if (!gid.empty())
+  if (type.empty()) type = nic.kind == topology::NicKind::kInfiniband ? "IB/RoCE v1" : "?";
+  if (type == "RoCE v1") type = "IB/RoCE v1";
+  if (!kind.empty())
     fill_fact(reading.inventory, fmt::format("ib.{}.{}.gid.{}", nic.name, reading.port, index),
-              {.value = type + " " + gid, .source = reading.where});
+              {.value = type + " " + kind, .source = reading.where});
 }
 
 void read_devinfo_port_field(const KeyValue& field, int line, Reading& reading, Lanes& lanes) {
@@ -168,14 +181,14 @@ void read_ibstat(std::string_view text, const std::string& where, Inventory& inv
   Reading reading{inventory, where};
   std::string stopped;
   for (const Line& line : lines_of(text)) {
-    const std::string_view trimmed = trim(line.text);
+    const std::string_view trimmed = without_blanks(line.text);
     const KeyValue field = key_value_of(trimmed);
     if (trimmed.starts_with("CA '")) {
       const size_t end = trimmed.find('\'', 4);
       if (end == trimmed.npos) corrupt(where, line.number, "CA: expected a name in quotes");
       reading.begin_nic(trimmed.substr(4, end - 4), line.number);
     } else if (field.key.starts_with("Port ") && field.key != "Port GUID" && field.value.empty()) {
-      reading.begin_port(trim(field.key.substr(5)), line.number);
+      reading.begin_port(without_blanks(field.key.substr(5)), line.number);
     } else if (field.key == "ibpanic" || field.key == "ibwarn") {
       stopped = without_process(field.value);
     } else if (field.has_colon) {

@@ -26,7 +26,7 @@ struct ListedGpu {
 // "GPU 0" and "Link 12": the number behind the word; nothing if it is another line.
 std::optional<int> number_after(std::string_view word, std::string_view key, const std::string& where, int line) {
   if (!key.starts_with(word) || key.size() == word.size() || key[word.size()] != ' ') return std::nullopt;
-  const auto number = int_of(trim(key.substr(word.size())));
+  const auto number = int_of(without_blanks(key.substr(word.size())));
   if (!number || *number < 0 || *number > kMaxIndex)
     corrupt(where, line, fmt::format("\"{}\": expected a number from 0 to {} after \"{}\"", key, kMaxIndex, word));
   return static_cast<int>(*number);
@@ -53,7 +53,7 @@ std::map<int, ListedGpu> read_list(std::string_view text, const std::string& whe
       const auto [at, is_new] = gpus.try_emplace(*index);
       if (!is_new) corrupt(where, line.number, fmt::format("GPU {} is there twice", *index));
       gpu = &at->second;
-      gpu->name = trim(value.substr(0, value.find("(UUID")));
+      gpu->name = without_blanks(value.substr(0, value.find("(UUID")));
     } else if (const auto link = number_after("Link", key, where, line.number)) {
       if (!gpu) corrupt(where, line.number, "a link before the first GPU");
       if (const auto speed = link_speed(value); speed && !gpu->links.emplace(*link, *speed).second)

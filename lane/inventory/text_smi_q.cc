@@ -34,12 +34,13 @@ bool is_unknown(std::string_view value) {
 // Values end in a colon that has a space before it; a section's name has none.
 KeyValue split(std::string_view line) {
   const size_t colon = line.find(" :");
-  if (colon == line.npos || (colon + 2 < line.size() && line[colon + 2] != ' ')) return {trim(line), {}, false};
-  return {trim(line.substr(0, colon)), trim(line.substr(colon + 2)), true};
+  if (colon == line.npos || (colon + 2 < line.size() && line[colon + 2] != ' '))
+    return {without_blanks(line), {}, false};
+  return {without_blanks(line.substr(0, colon)), without_blanks(line.substr(colon + 2)), true};
 }
 
 std::string pci_id_of_heading(std::string_view line) {
-  return line.starts_with("GPU ") ? normal_pci_id(trim(line.substr(4))) : std::string();
+  return line.starts_with("GPU ") ? normal_pci_id(without_blanks(line.substr(4))) : std::string();
 }
 
 Report read_report(std::string_view text, const std::string& where) {
@@ -121,13 +122,14 @@ void fill_fabric(const Section& section, const std::string& where, topology::Gpu
               {.source = where, .why_unknown = "nvidia-smi -q has no state of the fabric for this GPU"});
     return;
   }
-  const bool is_well = status.empty() || status == "Success";
-  fill_fact(inventory, key + "state", {.value = lower_case(is_well ? state : state + ", " + status), .source = where});
+  const bool has_failed = state == "Completed" && !status.empty() && status != "Success";
+  const std::string value = has_failed ? "failed: " + status : lower_case(state);
+  fill_fact(inventory, key + "state", {.value = value, .source = where});
   if (!clique.empty()) fill_fact(inventory, key + "clique", {.value = clique, .source = where});
   if (cluster.empty()) return;
   const std::string domain = nvlink_domain_name(cluster, clique);
   fill_fact(inventory, key + "cluster", {.value = domain.empty() ? "none" : cluster, .source = where});
-  fill(gpu.nvlink_domain, {}, domain);
+  if (value == "completed") fill(gpu.nvlink_domain, {}, domain);  // before that nobody is reached
 }
 
 void fill_gpu(const Section& section, const std::string& where, topology::Gpu& gpu, Inventory& inventory) {
@@ -163,7 +165,7 @@ void fill_persistence(const Report& report, const std::string& where, Inventory&
 void read_smi_q(std::string_view text, const std::string& where, Inventory& inventory) {
   const Rollback rollback(inventory);
   if (!note_text(inventory, "smi_q", "nvidia-smi -q", where, text)) return;
-  if (trim(text).starts_with("<?xml"))
+  if (without_blanks(text).starts_with("<?xml"))
     throw Error(ErrorCode::kInvalidArgument,
                 where + ": this is the XML of `nvidia-smi -q -x`: expected the text of `nvidia-smi -q`");
   const Report report = read_report(text, where);

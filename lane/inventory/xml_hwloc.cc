@@ -61,6 +61,13 @@ int nvml_index_of(const pugi::xml_node& pci) {
   return -1;
 }
 
+// "11796032", since version 3 "11796032KiB".
+int64_t bytes_of_kib(std::string_view text) {
+  if (text.ends_with("KiB")) text.remove_suffix(3);
+  const int64_t kib = int_of(text).value_or(0);
+  return kib > 0 && kib < int64_t{1} << 40 ? kib << 10 : 0;
+}
+
 struct FoundGpu {
   PciPlace place;
   int gpu = -1;
@@ -77,6 +84,7 @@ class Reader {
       : file_(file), where_(where), inventory_(inventory), host_(host_of(inventory)) {}
 
   void read(const pugi::xml_node& topology) {
+    version_ = number_of(attribute(topology, "version")).value_or(1);  // the first ones did not say
     add_gpus(topology);
     for (const pugi::xml_node& object : topology.children("object")) read_object(object, {}, 0);
     for (const pugi::xml_node& parent : {topology, topology.child("object")}) fill_host(parent);
@@ -154,12 +162,13 @@ class Reader {
   void read_pci(const pugi::xml_node& pci, const PciPlace& place) {
     const std::string id = normal_pci_id(attribute(pci, "pci_busid"));
     if (id.empty()) file_.fail(pci, "pci_busid=\"" + attribute(pci, "pci_busid") + "\": expected a PCI address");
-    if (!pci_ids_.insert(id).second) file_.fail(pci, "pci_busid " + id + " is there twice");
     const PciType type = pci_type_of(pci);
+    const bool is_nic = type.device_class.starts_with("02") || type.device_class == "0c06";
+    if ((is_nic || is_gpu(type)) && !pci_ids_.insert(id).second) file_.fail(pci, "pci_busid " + id + " is there twice");
     if (is_gpu(type)) return read_gpu(pci, id, type, place);
     if (attribute(pci, "subtype") == "NVSwitch" || (type.vendor == "10de" && type.device_class == "0680"))
       switches_.insert(attribute(pci, "gp_index"));
-    if (type.device_class.starts_with("02") || type.device_class == "0c06") read_nic(pci, id, type, place);
+    if (is_nic) read_nic(pci, id, type, place);
   }
 
   void read_gpu(const pugi::xml_node& pci, const std::string& id, const PciType& type, const PciPlace& place) {
@@ -169,24 +178,27 @@ class Reader {
     fill(gpu.numa_node, -1, place.numa_node);
     for (const pugi::xml_node& device : pci.children("object")) {
       fill(gpu.name, {}, info_of(device, "GPUModel"));
-      if (const auto kib = int_of(info_of(device, "CUDAGlobalMemorySize")); kib && *kib > 0 && *kib < int64_t{1} << 40)
-        fill(gpu.memory_bytes, int64_t{0}, *kib << 10);
+      fill(gpu.memory_bytes, int64_t{0}, bytes_of_kib(info_of(device, "CUDAGlobalMemorySize")));
       endpoints_[attribute(device, "gp_index")] = static_cast<int>(gpus_.size());
     }
     gpus_.push_back({place, found, type.device});
   }
 
-  // Verbs, other fast networks, then plain ones: the first that the device has gives it its name.
+  // What an OSDev is, by the code of the file's version: verbs (InfiniBand, RoCE, cxi), a network interface, or else.
+  enum class OsDevice : uint8_t { kOther, kNetwork, kVerbs };
+  OsDevice os_device_of(const pugi::xml_node& device) const {
+    const int64_t code = int_of(attribute(device, "osdev_type")).value_or(0);
+    if (version_ >= 3) return code & 32 ? OsDevice::kVerbs : code & 16 ? OsDevice::kNetwork : OsDevice::kOther;
+    return code == 3 ? OsDevice::kVerbs : code == 2 ? OsDevice::kNetwork : OsDevice::kOther;
+  }
+
+  // Named by its verbs, if it has them.
   void read_nic(const pugi::xml_node& pci, const std::string& id, const PciType& type, const PciPlace& place) {
     pugi::xml_node verbs, network;
     for (const pugi::xml_node& device : pci.children("object")) {
-      const std::string name = attribute(device, "name");
-      const auto beginning = [&](auto begin) { return name.starts_with(begin); };
-      const auto is_any = [&](std::initializer_list<const char*> all) {
-        return std::any_of(all.begin(), all.end(), beginning);
-      };
-      if (is_any({"mlx", "bnxt_re", "irdma", "rdma", "hfi", "cxi", "qib", "efa"})) verbs = device;
-      if (is_any({"eth", "en", "ib", "hsn", "bond"})) network = device;
+      const OsDevice kind = os_device_of(device);
+      if (kind == OsDevice::kVerbs && !verbs) verbs = device;
+      if (kind == OsDevice::kNetwork && !network) network = device;
     }
     if (!verbs && !network) return;
     const pugi::xml_node device = verbs ? verbs : network;
@@ -295,6 +307,7 @@ class Reader {
   std::vector<FoundGpu> gpus_;
   std::vector<FoundNic> nics_;
   int num_roots_ = 0, num_bridges_ = 0;
+  double version_ = 1;
 };
 
 }  // namespace

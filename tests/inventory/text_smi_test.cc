@@ -290,6 +290,14 @@ TEST(SmiQ, GpusOfARackShareADomain) {
   EXPECT_EQ(host(inventory).gpus[0].pcie.max_gt_per_s, 64);
 }
 
+TEST(SmiQ, AFabricThatHasFailedMakesNoDomain) {
+  Inventory inventory;
+  read_smi_q(replaced(sample("smi_q_gb200.txt"), ": Success", ": Insufficient Resources"), "x", inventory);
+  EXPECT_EQ(fact(inventory, "gpu.0.fabric_state"), "failed: Insufficient Resources");
+  EXPECT_EQ(host(inventory).gpus[0].nvlink_domain, "");
+  EXPECT_EQ(fact(inventory, "gpu.1.fabric_state"), "completed");
+}
+
 TEST(SmiQ, AnIdleConsumerGpuIsSlowAndHasNoFabric) {
   const Inventory inventory = read_sample(read_smi_q, "smi_q_consumer.txt");
   EXPECT_EQ(fact(inventory, "gpu.0.pcie"), "2.5 GT/s x16 of 16.0 GT/s x16");

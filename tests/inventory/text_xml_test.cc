@@ -91,6 +91,28 @@ TEST(NcclTopo, FilesForVirtualMachinesHoldAddressesOnly) {
   EXPECT_EQ(found.gpu_to_nic[2], (std::vector{Path::kSys, Path::kSys, Path::kPix, Path::kPhb}));
 }
 
+// Vera Rubin: two dies that programs see as two GPUs, each listed with all links. GB10: a NIC by its persistent name.
+TEST(NcclTopo, PartsOfAGpuAreOneGpu) {
+  const std::string gpu =
+      "<gpu dev=\"0\" sm=\"107\" mlopart=\"0\"><nvlink target=\"fffffff:ff:ff.0\" count=\"36\" "
+      "tclass=\"0x068000\"/><c2c bw=\"56376\" count=\"7\"/></gpu>";
+  Inventory inventory;
+  read_nccl_topo(
+      "<system version=\"1\"><cpu numaid=\"0\" arch=\"arm64\"><pci busid=\"0002:81:00.0\" class=\"0x030200\">" + gpu +
+          replaced(gpu, "mlopart=\"0\"", "mlopart=\"1\"") +
+          "</pci><pci busid=\"0000:01:00.0\" class=\"0x020000\" link_speed=\"\" link_width=\"\"><nic>"
+          "<net name=\"rocep1s0f0\" speed=\"200000\" net=\"1\" gin=\"1\"/><net name=\"SHARP\" net=\"0\" coll=\"1\"/>"
+          "</nic></pci></cpu></system>",
+      "x", inventory);
+  ASSERT_EQ(host(inventory).gpus.size(), 1u);
+  EXPECT_EQ(host(inventory).gpus[0].num_nvlinks, 36);
+  EXPECT_EQ(host(inventory).gpus[0].sm, 107);
+  ASSERT_EQ(host(inventory).nics.size(), 1u) << "a tree of SHARP is no NIC";
+  EXPECT_EQ(host(inventory).nics[0].kind, NicKind::kRoce);
+  EXPECT_EQ(host(inventory).nics[0].pcie, topology::PcieLink{});
+  EXPECT_EQ(host(inventory).nics[0].ports[0].gbit_per_s, 200);
+}
+
 TEST(NcclTopo, OfSeveralHostsTheFirstIsRead) {
   const Inventory inventory = nccl("two_hosts");
   EXPECT_EQ(host(inventory).gpus.size(), 2u);
