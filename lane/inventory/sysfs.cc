@@ -170,6 +170,13 @@ double leading_number(std::string_view text) {
   return error == std::errc{} && std::isfinite(value) && value > 0 ? value : 0;
 }
 
+std::string_view trim(std::string_view text) {
+  constexpr std::string_view kBlanks = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kBlanks);
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(kBlanks) - begin + 1);
+}
+
 std::vector<std::string_view> split(std::string_view text, char at) {
   std::vector<std::string_view> parts;
   for (size_t end; (end = text.find(at)) != std::string_view::npos; text.remove_prefix(end + 1))

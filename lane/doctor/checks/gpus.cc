@@ -14,7 +14,8 @@ std::vector<Finding> driver(const Case& c) {
   const Fact* version = c.fact("nvidia.driver");
   const Evidence seen = c.evidence("nvidia.driver");
   // Where nothing hides it, a driver without this file is none.
-  const bool is_missing = version != nullptr && version->why_unknown == "no such file" && c.value("os.virtualization") == "none";
+  const bool is_missing =
+      version != nullptr && version->why_unknown == "no such file" && c.value("os.virtualization") == "none";
   if (!is_missing && (version == nullptr || !version->known()))
     return {unknown("whether the NVIDIA driver is loaded is not told", {seen}, "cat /proc/driver/nvidia/version")};
   if (is_missing || version->value.empty() || version->value == "absent" || version->value == "none")

@@ -32,7 +32,9 @@ bool has_switches(const Case& c) {
   return std::any_of(c.host.gpus.begin(), c.host.gpus.end(), [](const Gpu& gpu) { return gpu.has_nvswitch; });
 }
 
-bool is_zero(const std::string& uuid) { return uuid.empty() || uuid == "none" || uuid.find_first_not_of("0-") == std::string::npos; }
+bool is_zero(const std::string& uuid) {
+  return uuid.empty() || uuid == "none" || uuid.find_first_not_of("0-") == std::string::npos;
+}
 
 // "completed" on all GPUs, "" if some do not tell, else the state of one that has not.
 std::string fabric_state(const Case& c) {
