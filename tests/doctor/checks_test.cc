@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
+#include "lane/base/random.h"
 #include "tests/doctor/machines.h"
 
 namespace lane::doctor::test {
@@ -376,6 +379,45 @@ TEST(Settings, ThatDependOnTheVersionOfNccl) {
   set(machine, "limits.stack_bytes", "unlimited");
   set(machine, "lib.nccl", "2.28.9");
   EXPECT_EQ(troubles_of(machine), Strings{"note nvls-multicast"});
+}
+
+// Facts from a damaged copy may say anything, and matrices may be missing.
+TEST(Damage, ChangesWhatIsSaidButNeverCrashes) {
+  constexpr const char* kValues[] = {"",       "0",  "-1",   "1e308",   "nan", "99999999999999999999",
+                                     "absent", "on", "none", "\x01\xff"};
+  const std::vector<Inventory> sane = {hgx_h100(), l40s_box(), laptop()};
+  for (uint64_t i = 0; i < 2000; ++i) {
+    Inventory machine = sane[i % sane.size()];
+    uint64_t counter = 0;
+    const auto pick = [&](uint64_t below) { return random_bits(i, counter++) % below; };
+    for (uint64_t edits = 1 + pick(8); edits > 0; --edits) {
+      const auto fact = std::next(machine.facts.begin(), static_cast<int64_t>(pick(machine.facts.size())));
+      fact->second.value = kValues[pick(std::size(kValues))];
+      if (pick(4) == 0) fact->second.why_unknown = "permission denied";
+    }
+    Host& host = host_of(machine);
+    if (pick(3) == 0) host.gpu_to_nic.clear();
+    if (pick(3) == 0) host.gpu_to_gpu.clear();
+    for (Gpu& gpu : host.gpus) {
+      if (pick(6) == 0) gpu.num_nvlinks = static_cast<int>(pick(20)) - 1;
+      if (pick(6) == 0) gpu.pcie = {2.5 * static_cast<double>(pick(4)), 32, static_cast<int>(pick(17)), 16};
+      if (pick(20) == 0) gpu.nvlink_domain = "x";
+    }
+    for (Nic& nic : host.nics) {
+      if (pick(8) == 0) nic.ports.clear();
+      if (pick(8) == 0) nic.kind = static_cast<NicKind>(pick(6));
+      if (pick(8) == 0) nic.role = static_cast<NicRole>(pick(4));
+    }
+    // Priced on one host: schedules over two would make this test long.
+    const std::vector<Finding> findings =
+        examine(machine, llama_70b(static_cast<int>(host.gpus.empty() ? 1 : host.gpus.size())));
+    for (const Finding& finding : findings) {
+      ASSERT_FALSE(finding.what.empty()) << finding.id;
+      ASSERT_GE(finding.cost_us, 0) << finding.id;
+      ASSERT_TRUE(std::isfinite(finding.cost_us)) << finding.id;
+    }
+    ASSERT_FALSE(to_text(findings, true, true).empty());
+  }
 }
 
 TEST(Order, TheWorstAndTheDearestFirst) {

@@ -139,6 +139,7 @@ std::string name_of_gpu(const Gpu& gpu) {
 }
 
 std::string link_words(const topology::PcieLink& link) {
+  if (link.gt_per_s <= 0 || link.width <= 0) return "not told";
   return fmt::format("{:.1f} GT/s x{} of {:.1f} GT/s x{}", link.gt_per_s, link.width, link.max_gt_per_s,
                      link.max_width);
 }
