@@ -370,6 +370,24 @@ INSTANTIATE_TEST_SUITE_P(All, Settings,
                                          Setting{"pci.max_read_request.0000:31:00.0", "128", "pcie-max-read-request",
                                                  Verdict::kNote}));
 
+TEST(Faults, ALibraryOfAnotherVersion) {
+  Inventory machine = hgx_h100();
+  machine.facts.erase("lib.nvml");
+  only(machine, "driver-library-mismatch", Verdict::kUnknown);
+  machine.facts["nvidia.persistence"].source = "nvmlDeviceGetPersistenceMode";
+  EXPECT_EQ(troubles_of(machine), Strings{}) << "NVML answers only if the versions agree";
+  forget(machine, "nvml", "nvmlInit: Driver/library version mismatch");
+  only(machine, "driver-library-mismatch", Verdict::kFatal);
+}
+
+TEST(Faults, GpusWithoutEccHaveNoErrorsToTell) {
+  Inventory machine = hgx_h100();
+  for (int i = 0; i < 8; ++i) forget(machine, "gpu." + std::to_string(i) + ".ecc_uncorrected", "Not Supported");
+  EXPECT_EQ(troubles_of(machine), Strings{});
+  forget(machine, "gpu.3.ecc_uncorrected", "Insufficient Permissions");
+  only(machine, "gpu-memory-errors", Verdict::kUnknown);
+}
+
 TEST(Settings, ThatDependOnTheVersionOfNccl) {
   Inventory machine = hgx_h100();
   set(machine, "shm.bytes", "67108864");
@@ -386,7 +404,7 @@ TEST(Damage, ChangesWhatIsSaidButNeverCrashes) {
   constexpr const char* kValues[] = {"",       "0",  "-1",   "1e308",   "nan", "99999999999999999999",
                                      "absent", "on", "none", "\x01\xff"};
   const std::vector<Inventory> sane = {hgx_h100(), l40s_box(), laptop()};
-  for (uint64_t i = 0; i < 2000; ++i) {
+  for (uint64_t i = 0; i < 1000; ++i) {
     Inventory machine = sane[i % sane.size()];
     uint64_t counter = 0;
     const auto pick = [&](uint64_t below) { return random_bits(i, counter++) % below; };

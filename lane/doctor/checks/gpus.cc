@@ -36,8 +36,19 @@ std::vector<Finding> driver(const Case& c) {
 // The library must be of the kernel module's very version.
 std::vector<Finding> versions(const Case& c) {
   const std::string module = c.value("nvidia.driver"), library = c.value("lib.nvml");
-  if (c.host.gpus.empty() || module.empty() || library.empty() || module == "absent") return {};
+  if (c.host.gpus.empty()) return {};
   const std::vector<Evidence> evidence{c.evidence("nvidia.driver"), c.evidence("lib.nvml")};
+  const Fact *nvml = c.fact("nvml"), *answer = c.fact("nvidia.persistence");
+  if (nvml != nullptr && nvml->why_unknown.find("mismatch") != std::string::npos)
+    return {fatal(
+        "the driver's library is of another version than the kernel's driver: CUDA and nvidia-smi refuse to start",
+        {evidence[0], evidence[1], c.evidence("nvml")},
+        "drain the host and reboot it, or unload and load the nvidia modules", "install the former driver again")};
+  if (module.empty() || module == "absent") return {};
+  if (library.empty() && answer != nullptr && answer->known() && answer->source.starts_with("nvml"))
+    return {fine("the driver's library works with it", {c.evidence("nvidia.persistence")})};
+  if (library.empty())
+    return {unknown("the version of the driver's library is not told", evidence, "run it where libnvidia-ml.so.1 is")};
   if (module == library) return {fine("driver and library are both " + module, evidence)};
   return {fatal(fmt::format("the kernel has driver {}, but the library is {}: CUDA and nvidia-smi refuse to start",
                             module, library),
@@ -64,7 +75,8 @@ std::vector<Finding> memory_errors(const Case& c) {
   for (const Gpu& gpu : c.host.gpus) {
     const std::string key = fmt::format("gpu.{}.ecc_uncorrected", gpu.index);
     const auto count = c.number(key);
-    if (c.value(key) == "not supported") continue;  // GPUs without ECC have nothing to tell
+    // GPUs without ECC have nothing to tell.
+    if (c.fact(key) != nullptr && c.fact(key)->why_unknown == "Not Supported") continue;
     Evidence seen = c.evidence(key);
     seen.value = fmt::format("GPU {}: {}", gpu.index, seen.value);
     if (!count) untold.push_back(seen);
