@@ -11,6 +11,7 @@ namespace lane::cli {
 struct Program {
   std::vector<std::string> arguments;  // as given, the program's name left out: ranks are started with the same
   std::function<int()> run;
+  int error_status = 1;  // kExitError, unless the command's own statuses say something else by it
 };
 
 inline constexpr int kExitOk = 0, kExitError = 1, kExitUsage = 2, kExitInterrupted = 130;
