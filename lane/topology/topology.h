@@ -1,7 +1,9 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lane/topology/machine.h"
@@ -20,6 +22,7 @@ enum class Path : uint8_t {
   kUnknown,  // could not be told
 };
 std::string_view name_of(Path path);  // "X", "NV", "PIX", "PXB", "PHB", "NODE", "SYS", "?"
+std::optional<Path> path_of(std::string_view name);
 
 // As trained, and as both ends can. 0: could not be told.
 struct PcieLink {
@@ -50,6 +53,8 @@ enum class NicKind : uint8_t { kUnknown, kInfiniband, kRoce, kEfa, kSlingshot, k
 enum class NicRole : uint8_t { kUnknown, kCompute, kStorage, kManagement };
 std::string_view name_of(NicKind kind);  // "unknown", "infiniband", "roce", "efa", "slingshot", "ethernet"
 std::string_view name_of(NicRole role);  // "unknown", "compute", "storage", "management"
+std::optional<NicKind> nic_kind_of(std::string_view name);
+std::optional<NicRole> nic_role_of(std::string_view name);
 
 struct NicPort {
   int number = 1;
