@@ -22,6 +22,9 @@ struct Threshold {
   std::string source;
 };
 
+// lane/net/thresholds.json, which is part of the program.
+std::vector<Threshold> shipped_thresholds();
+
 // Strict: Error{kCorruptData} naming the entry and the field. "schema" is 1.
 std::vector<Threshold> parse_thresholds(std::string_view text, const std::string& where);
 
