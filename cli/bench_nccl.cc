@@ -60,8 +60,7 @@ int run(const Flags& flags, const Program& program) {
   }
   write_file(flags.script, script);
   ::chmod(flags.script.c_str(), 0755);
-  fmt::print("wrote {}: {} measures NCCL's own choice{} among {} ranks, {} times each\n", flags.script,
-             options.settings.empty() ? "it" : "it sweeps and",
+  fmt::print("wrote {}: it measures NCCL's own choice{} among {} ranks, {} times each\n", flags.script,
              options.settings.empty() ? "" : fmt::format(" and {} forced settings", options.settings.size()),
              options.num_ranks, options.repeats);
   fmt::print(

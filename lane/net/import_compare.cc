@@ -162,6 +162,7 @@ std::vector<Series> series_of(const std::vector<ImportedRun>& runs) {
     series.of_single_calls = measured.size() < kFewRepeats;
     for (const ImportedRow* row : measured) {
       const std::vector<double> times = times_of(*row);
+      series.of_bandwidth = row->time_us <= 0 && row->samples_us.empty();
       if (series.of_single_calls)
         series.times_us.insert(series.times_us.end(), times.begin(), times.end());
       else if (row->time_us > 0 || !times.empty())
@@ -194,6 +195,7 @@ Comparison compare_results(const std::vector<ImportedRun>& older, const std::vec
     comparison.sizes.push_back({.key = series.key,
                                 .older_us = was,
                                 .newer_us = is,
+                                .of_bandwidth = series.of_bandwidth,
                                 .change = is / was - 1,
                                 .num_older = static_cast<int>(at->second->times_us.size()),
                                 .num_newer = static_cast<int>(series.times_us.size())});

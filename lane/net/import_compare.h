@@ -27,6 +27,7 @@ struct Series {
   SeriesKey key;
   std::vector<double> times_us;  // one a run; of a single run its single calls, if the tool tells them
   bool of_single_calls = false;
+  bool of_bandwidth = false;
   double median_us() const;
 };
 std::vector<Series> series_of(const std::vector<ImportedRun>& runs);
@@ -35,11 +36,12 @@ enum class Verdict { kSame, kFaster, kSlower, kNotJudged };
 
 struct ComparedSize {
   SeriesKey key;
-  double older_us = 0, newer_us = 0;  // medians
-  double change = 0;                  // newer / older - 1
-  int num_older = 0, num_newer = 0;   // samples
-  double chance = 1;                  // of the test, corrected for the number of sizes; 1 where it was not made
-  bool by_test = false;               // else by the noise bound
+  double older_us = 0, newer_us = 0;  // medians; of bandwidths the reciprocal of GB/s
+  bool of_bandwidth = false;
+  double change = 0;                 // newer / older - 1
+  int num_older = 0, num_newer = 0;  // samples
+  double chance = 1;                 // of the test, corrected for the number of sizes; 1 where it was not made
+  bool by_test = false;              // else by the noise bound
   Verdict verdict = Verdict::kNotJudged;
 };
 

@@ -125,15 +125,17 @@ std::string text_of(const Comparison& comparison) {
     text += fmt::format("{:<10} {:>11} {:>11} {:>8}  {:<19} {}\n", "verdict", "baseline", "now", "change", "judged by",
                         "what");
   for (const ComparedSize& size : comparison.sizes) {
-    const bool is_time = size.older_us > 0;
+    const auto value = [&](double us) {
+      return size.of_bandwidth ? fmt::format("{:.2f} GB/s", 1 / us) : fmt::format("{:.2f} us", us);
+    };
     const std::string by = size.by_test
                                ? fmt::format("p {:.2g}, {}+{} runs", size.chance, size.num_older, size.num_newer)
                            : size.verdict == Verdict::kNotJudged ? "too few samples"
                                                                  : "noise bound";
-    text += fmt::format("{:<10} {:>11} {:>11} {:>+7.1f} %  {:<19} {}\n", word_of(size.verdict),
-                        is_time ? fmt::format("{:.2f} us", size.older_us) : "-",
-                        fmt::format("{:.2f} us", size.newer_us), 100 * size.change, by, words_for(size.key));
+    text += fmt::format("{:<10} {:>11} {:>11} {:>+7.1f} %  {:<19} {}\n", word_of(size.verdict), value(size.older_us),
+                        value(size.newer_us), 100 * size.change, by, words_for(size.key));
   }
+  if (!comparison.sizes.empty()) text += "(change: of the time, so + is slower)\n";
   for (const SeriesKey& key : comparison.only_older) text += "only in the baseline: " + words_for(key) + "\n";
   for (const SeriesKey& key : comparison.only_newer) text += "not in the baseline: " + words_for(key) + "\n";
   return text + fmt::format("{} slower, {} faster, {} same, {} not judged\n", comparison.count(Verdict::kSlower),

@@ -121,6 +121,12 @@ std::string launch_function(const NcclScriptOptions& options) {
   std::string text = "\n# launch NAME=VALUE ... -- PROGRAM ARGUMENTS\nlaunch() {\n  local -a settings=()\n";
   text += "  while [[ \"$1\" != \"--\" ]]; do settings+=(\"$1\"); shift; done\n  shift\n";
   if (options.launcher == "mpirun") {
+    text.insert(0,
+                "\n# mpirun hands on what it is told to: the site's own settings of the network.\n"
+                "PASS_ON=(-x LD_LIBRARY_PATH)\n"
+                "for name in \"${!NCCL_@}\" \"${!UCX_@}\" \"${!FI_@}\"; do\n"
+                "  case \"$name\" in NCCL_DEBUG* | NCCL_TESTS) ;; *) PASS_ON+=(-x \"$name\") ;; esac\n"
+                "done\n");
     std::string where;
     if (!options.hostfile.empty()) where = " --hostfile " + quoted(options.hostfile);
     if (!options.hosts.empty()) {
@@ -132,7 +138,7 @@ std::string launch_function(const NcclScriptOptions& options) {
         "  local -a command=(mpirun -np {} --map-by ppr:{}:node --bind-to none{})\n"
         "  local setting\n"
         "  for setting in \"${{settings[@]}}\"; do command+=(-x \"$setting\"); done\n"
-        "  run \"${{command[@]}}\" -x LD_LIBRARY_PATH \"$@\"\n",
+        "  run \"${{command[@]}}\" \"${{PASS_ON[@]}}\" \"$@\"\n",
         options.num_ranks, options.ranks_per_node, where);
   } else {
     const int num_nodes = (options.num_ranks + options.ranks_per_node - 1) / options.ranks_per_node;

@@ -28,7 +28,7 @@ std::string why_rejected(PrintedRow& printed, int num_ranks, bool* old_definitio
   const auto bytes = static_cast<double>(row.bytes);
   const double factor = bus_factor(row.test, num_ranks);
   if (row.bytes <= 0) return "";  // no data: a time alone
-  if (row.time_us <= 0) return fmt::format("time {} us: expected more than 0", row.time_us);
+  if (row.time_us <= 0) return fmt::format("its time is {} us: expected a number above 0", row.time_us);
   row.algbw_gb_per_s = bytes / row.time_us * 1e-3;
   row.busbw_gb_per_s = factor > 0 || num_ranks == 1 ? row.algbw_gb_per_s * factor : printed.busbw.value;
   const bool is_old = had_other_definition(row.test) && factor > 0 && factor < 1 &&

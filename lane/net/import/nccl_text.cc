@@ -98,7 +98,7 @@ class Table {
       if (is_new || !pending_.empty()) return take_row_text(text, line.number, is_new, true);
     }
     const std::string_view inside = trimmed(text);
-    if (inside.empty()) return;
+    if (inside.empty() || take_failure(text, line.number)) return;
     if (const auto layout = layout_of(text)) return begin_table(*layout);
     const std::vector<Word> words = words_of(text);
     if (starts_row(words) && layout_) return take_row_text(text, line.number, true, false);
@@ -127,6 +127,20 @@ class Table {
     flush_pending();
     if (layout_ && !rows_.empty()) finish();
     layout_ = layout;
+  }
+
+  // nccl-tests tells a failure in the middle of a row. Whether the line does.
+  bool take_failure(std::string_view text, int number) {
+    for (const char* words : {"Test NCCL failure", "Test CUDA failure", ": Test failure "}) {
+      const size_t at = text.find(words);
+      if (at == std::string_view::npos) continue;
+      run_.failures.push_back(std::string(trimmed(text.substr(at + (*words == ':' ? 2 : 0)).substr(0, 200))));
+      if (!pending_.empty() || starts_row(words_of(text)))
+        run_.rejected.push_back({pending_.empty() ? number : pending_line_, "the test failed in this row"});
+      pending_.clear();
+      return true;
+    }
+    return false;
   }
 
   void begin_preamble() {
@@ -167,8 +181,7 @@ class Table {
       if (contains(text, "FAILED")) run_.failures.push_back(std::string(text).substr(0, 200));
     } else if (starts_with(text, "Avg bus bandwidth") && contains(text, "FAILED")) {
       run_.failures.push_back(std::string(text).substr(0, 200));
-    } else if (starts_with(text, "error: ") || contains(text, "Test NCCL failure") ||
-               contains(text, "Test CUDA failure") || contains(text, ": Test failure ")) {
+    } else if (starts_with(text, "error: ")) {
       run_.failures.push_back(std::string(text).substr(0, 200));
     }
   }

@@ -118,7 +118,10 @@ std::vector<ImportedRun> read_osu(std::string_view text, const std::string& wher
     }
     if (!title || inside.empty()) continue;
     if (starts_with(inside, "#")) inside = trimmed(inside.substr(1));
-    if (starts_with(inside, "Datatype:")) type = lower(trimmed(inside.substr(9)));
+    if (starts_with(inside, "Datatype:")) {
+      type = lower(trimmed(inside.substr(9)));
+      if (!type.empty() && type.back() == '.') type.pop_back();
+    }
     if (starts_with(inside, "Size") && inside.size() > 4 && (inside[4] == ' ' || inside[4] == '\t')) {
       columns = columns_of(inside);
       continue;
