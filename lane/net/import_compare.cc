@@ -41,28 +41,36 @@ PairCount count_pairs(const std::vector<double>& newer, const std::vector<double
   return pairs;
 }
 
-// P(U >= u) among all orders of m + n values: the number of orders with U = k follows
-//   f(m, n, k) = f(m - 1, n, k - n) + f(m, n - 1, k).
-double exact_tail(size_t m, size_t n, double u) {
-  std::vector<std::vector<double>> last(n + 1), now(n + 1);
-  const size_t most = m * n;
-  for (size_t j = 0; j <= n; ++j) last[j].assign(most + 1, 0), last[j][0] = 1;
-  for (size_t i = 1; i <= m; ++i) {
-    for (size_t j = 0; j <= n; ++j) {
-      now[j].assign(most + 1, 0);
-      for (size_t k = 0; k <= i * j; ++k) {
-        if (k >= j) now[j][k] += last[j][k - j];
-        if (j > 0) now[j][k] += now[j - 1][k];
-      }
+// The exact chance, given which values are tied: of all ways to say which of the values are the newer ones, the share
+// whose ranks add up to as much. With doubled mean ranks r_i, the number of ways to choose k values of sum s follows
+//   ways(k, s) = ways(k, s) + ways(k - 1, s - r_i)   for each i (Streitberg and Roehmel: Exact distributions for
+// permutations and rank tests, 1986).
+double exact_tail(const std::vector<double>& newer, const std::vector<double>& older) {
+  std::vector<std::pair<double, bool>> all;
+  for (const double x : newer) all.emplace_back(x, true);
+  for (const double x : older) all.emplace_back(x, false);
+  std::sort(all.begin(), all.end());
+  const size_t m = newer.size(), most = all.size() * (all.size() + 1);
+  std::vector<std::vector<double>> ways(m + 1, std::vector<double>(most + 1, 0));
+  ways[0][0] = 1;
+  size_t seen = 0, count = 0, sum_so_far = 0;
+  for (size_t begin = 0; begin < all.size();) {
+    size_t end = begin;
+    while (end < all.size() && all[end].first == all[begin].first) ++end;
+    const size_t rank = begin + 1 + end;  // twice the mean of begin + 1 ... end
+    for (; begin < end; ++begin) {
+      if (all[begin].second) seen += rank;
+      ++count, sum_so_far += rank;
+      for (size_t k = std::min(count, m); k >= 1; --k)
+        for (size_t s = sum_so_far; s >= rank; --s) ways[k][s] += ways[k - 1][s - rank];
     }
-    std::swap(last, now);
   }
-  double tail = 0, all = 0;
-  for (size_t k = 0; k <= most; ++k) {
-    all += last[n][k];
-    if (static_cast<double>(k) >= u) tail += last[n][k];
+  double tail = 0, total = 0;
+  for (size_t s = 0; s <= most; ++s) {
+    total += ways[m][s];
+    if (s >= seen) tail += ways[m][s];
   }
-  return tail / all;
+  return tail / total;
 }
 
 std::vector<double> times_of(const ImportedRow& row) {
@@ -126,8 +134,8 @@ void judge(Comparison& comparison, const std::map<const ComparedSize*, std::pair
 double chance_of_larger(const std::vector<double>& newer, const std::vector<double>& older) {
   const size_t m = newer.size(), n = older.size();
   if (m == 0 || n == 0) return 1;
+  if (m + n <= kMostForExact) return exact_tail(newer, older);
   const auto [u, ties] = count_pairs(newer, older);
-  if (ties == 0 && m + n <= kMostForExact) return exact_tail(m, n, u);
   const double pairs = static_cast<double>(m) * static_cast<double>(n), all = static_cast<double>(m + n);
   const double variance = pairs / 12 * (all + 1 - ties / (all * (all - 1)));
   if (variance <= 0) return 1;  // all alike

@@ -8,8 +8,8 @@ namespace lane::net {
 
 // The chance that samples like `newer` come out as large against `older` as they did, if both were drawn alike: the
 // one-sided Mann-Whitney U test (Mann and Whitney: On a test of whether one of two random variables is stochastically
-// larger than the other, 1947). Exact without ties up to 50 samples in all, else by the normal approximation with
-// corrections for ties and continuity. 1 if either is empty.
+// larger than the other, 1947). Exact up to 50 samples in all, ties or not; beyond that by the normal approximation
+// with corrections for ties and continuity. 1 if either is empty.
 double chance_of_larger(const std::vector<double>& newer, const std::vector<double>& older);
 
 // What two measurements must agree in to be compared.

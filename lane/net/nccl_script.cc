@@ -132,7 +132,7 @@ std::string launch_function(const NcclScriptOptions& options) {
     if (!options.hosts.empty()) {
       std::vector<std::string> slots;
       for (const std::string& host : options.hosts) slots.push_back(fmt::format("{}:{}", host, options.ranks_per_node));
-      where = " -H " + quoted(fmt::format("{}", fmt::join(slots, ",")));
+      where = fmt::format(" -H '{}'", fmt::join(slots, ","));
     }
     text += fmt::format(
         "  local -a command=(mpirun -np {} --map-by ppr:{}:node --bind-to none{})\n"
@@ -143,7 +143,7 @@ std::string launch_function(const NcclScriptOptions& options) {
   } else {
     const int num_nodes = (options.num_ranks + options.ranks_per_node - 1) / options.ranks_per_node;
     std::string where;
-    if (!options.hosts.empty()) where = " --nodelist=" + quoted(fmt::format("{}", fmt::join(options.hosts, ",")));
+    if (!options.hosts.empty()) where = fmt::format(" --nodelist='{}'", fmt::join(options.hosts, ","));
     text += fmt::format(
         "  run env \"${{settings[@]}}\" srun --nodes={} --ntasks={} --ntasks-per-node={}{} --mpi=pmix --export=ALL "
         "\"$@\"\n",
@@ -299,7 +299,8 @@ std::string nccl_script(const NcclScriptOptions& options) {
                   fmt::join(options.collectives, " "), options.hidden_size > 0 ? "decode sweep" : "sweep",
                   options.repeats, quoted(options.type), options.iterations, options.warmup, options.graph_launches);
   text += "EACH_CALL=()\n";
-  if (!options.tuner_plugin.empty()) text += "TUNER=" + quoted(options.tuner_plugin) + "\n";
+  if (!options.tuner_plugin.empty() && !options.settings.empty())
+    text += "TUNER=" + quoted(options.tuner_plugin) + "\n";
   const bool forces_ll128 = options.tuner_plugin.empty() &&
                             std::any_of(options.settings.begin(), options.settings.end(),
                                         [](const NcclSetting& setting) { return setting.protocol == "ll128"; });

@@ -135,8 +135,8 @@ TEST_F(ImportProgram, ScriptsAreWrittenForPeopleToStart) {
   const Outcome written = test::run({LANE_BINARY, "bench", "nccl", "--ranks", "16", "--launcher", "srun", "--hosts",
                                      "n[01-02]", "--for-tune", "--script", path});
   EXPECT_EQ(written.status, 0) << written.err;
-  EXPECT_NE(read_file(path).find("--nodelist=n01,n02"), std::string::npos);
-  EXPECT_EQ(test::run({"bash", path, "-n"}).status, 0);
+  EXPECT_NE(read_file(path).find("--nodelist='n01,n02'"), std::string::npos);
+  EXPECT_EQ(test::run({"/bin/bash", path, "-n"}).status, 0);
   EXPECT_EQ(test::run({LANE_BINARY, "bench", "nccl", "--ranks", "1"}).status, 2);
 }
 

@@ -212,9 +212,10 @@ TEST(NcclTune, LanesOwnTimesStandBeside) {
   TuningTable table;
   TuningCurve direct{"direct", {{16384, 5.5e-6, 5.4e-6, 5.6e-6, 6e-6}}},
       ring{"ring", {{16384, 9e-6, 9e-6, 9e-6, 9e-6}}};
-  table.merge({.hardware = {"cpu", 8, "cuda"},
-               .ranks_per_node = {8, 8},
-               .rows = {{plan::Collective::kAllReduce, 2, {direct, ring}}}});
+  TuningEntry entry;
+  entry.ranks_per_node = {8, 8};
+  entry.rows.push_back({plan::Collective::kAllReduce, 2, {direct, ring}});
+  table.merge(entry);
   tuning.others = others_of(table);
   ASSERT_EQ(tuning.others.size(), 1u);
   EXPECT_EQ(tuning.others[0].num_ranks, 16);

@@ -27,7 +27,8 @@ std::string why_rejected(PrintedRow& printed, int num_ranks, bool* old_definitio
   ImportedRow& row = printed.row;
   const auto bytes = static_cast<double>(row.bytes);
   const double factor = bus_factor(row.test, num_ranks);
-  if (row.bytes <= 0) return "";  // no data: a time alone
+  if (row.bytes < 0 || row.count < 0) return "its size is below 0";
+  if (row.bytes == 0) return "";  // no data: a time alone
   if (row.time_us <= 0) return fmt::format("its time is {} us: expected a number above 0", row.time_us);
   row.algbw_gb_per_s = bytes / row.time_us * 1e-3;
   row.busbw_gb_per_s = factor > 0 || num_ranks == 1 ? row.algbw_gb_per_s * factor : printed.busbw.value;

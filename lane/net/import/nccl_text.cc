@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -16,7 +17,7 @@
 namespace lane::net {
 namespace {
 
-constexpr size_t kMostNotes = 5, kMostChosen = 4096;
+constexpr size_t kMostNotes = 8, kMostChosen = 4096;
 
 struct Column {
   std::string name;
@@ -81,6 +82,12 @@ bool is_value(std::string_view text) { return text == "N/A" || printed_number(te
 
 bool is_date(std::string_view text) { return text.size() == 10 && text[4] == '-' && text[7] == '-'; }
 
+// Those of `more` that are not there yet, as far as anyone would read.
+void add_new(std::vector<std::string>& to, const std::vector<std::string>& more) {
+  for (const std::string& each : more)
+    if (to.size() < kMostNotes && std::find(to.begin(), to.end(), each) == to.end()) to.push_back(each);
+}
+
 // One writer's lines.
 class Table {
  public:
@@ -111,16 +118,21 @@ class Table {
 
   void finish() {
     flush_pending();
-    if (layout_ || !run_.failures.empty()) {
+    if (layout_) {
       run_.source = where_, run_.tool = "nccl-tests";
       find_ranks();
-      if (layout_ && !has_footer_) run_.notes.push_back("the table has no summary: the test did not come to its end");
+      if (!has_footer_) run_.notes.push_back("the table has no summary: the test did not come to its end");
       check_rows(run_, std::move(rows_), options_);
       runs_.push_back(std::move(run_));
+    } else {  // a rank that prints no table may still have something to say
+      std::move(run_.notes.begin(), run_.notes.end(), std::back_inserter(said_.notes));
+      std::move(run_.failures.begin(), run_.failures.end(), std::back_inserter(said_.failures));
     }
     run_ = {}, rows_ = {}, layout_.reset(), hosts_ = {}, ranks_of_group_ = {}, collective_.clear();
     has_footer_ = false;
   }
+
+  const ImportedRun& said() const { return said_; }
 
  private:
   void begin_table(const Layout& layout) {
@@ -321,7 +333,7 @@ class Table {
   std::vector<ImportedRun>& runs_;
 
   std::optional<Layout> layout_;
-  ImportedRun run_;
+  ImportedRun run_, said_;  // said_: outside of tables
   std::vector<PrintedRow> rows_;
   std::set<std::string> hosts_;
   std::map<int64_t, std::set<int64_t>> ranks_of_group_;
@@ -341,6 +353,13 @@ std::vector<ImportedRun> read_nccl_text(std::string_view text, const std::string
     table->take(line);
   }
   for (const auto& [source, table] : tables) table->finish();
+  for (const auto& [source, table] : tables) {
+    const ImportedRun& said = table->said();
+    if (runs.empty() && !said.failures.empty()) runs.push_back({.source = where, .tool = "nccl-tests"});
+    if (runs.empty()) continue;
+    add_new(runs[0].notes, said.notes);
+    add_new(runs[0].failures, said.failures);
+  }
   return runs;
 }
 
