@@ -30,7 +30,7 @@ std::string sniffed(std::string_view text) {
   if (contains(head, "algbw") && contains(head, "busbw")) return "nccl-tests";
   if (contains(head, "#bytes") && contains(head, "#iterations")) return "perftest";
   if (contains(head, "nccl-tests version") || contains(head, "Collective test starting") ||
-      contains(head, "Test NCCL failure") || contains(head, "Test CUDA failure"))
+      contains(head, "Bytes -> Algo") || contains(head, "Test NCCL failure") || contains(head, "Test CUDA failure"))
     return "nccl-tests";
   return "";
 }
@@ -68,7 +68,7 @@ std::vector<ImportedRun> import_results(std::string_view text, const std::string
                             where, fmt::join(import_formats(), ", ")));
   std::vector<ImportedRun> runs = read_as(format, text, where, options);
   const bool has_any = std::any_of(runs.begin(), runs.end(), [](const ImportedRun& run) {
-    return !run.rows.empty() || !run.rejected.empty() || !run.failures.empty();
+    return !run.rows.empty() || !run.rejected.empty() || !run.failures.empty() || !run.chosen.empty();
   });
   if (!has_any)
     throw Error(

@@ -128,6 +128,8 @@ Sweep collect(const std::vector<SweepFile>& files, const NcclTuneOptions& option
         tuning.notes.push_back(fmt::format("{}: left out: {}", file.name, why));
         continue;
       }
+      collect_proof(sweep, *setting, run);
+      if (is_proof || run.rows.empty()) continue;
       if (run.num_ranks == 0) {
         tuning.notes.push_back(file.name + ": left out: it does not say how many ranks there were");
         continue;
@@ -136,8 +138,7 @@ Sweep collect(const std::vector<SweepFile>& files, const NcclTuneOptions& option
         tuning.notes.push_back(fmt::format("{}: {} rows rejected, line {}: {}", file.name, run.rejected.size(),
                                            run.rejected[0].line, run.rejected[0].reason));
       for (const std::string& failure : run.failures) tuning.notes.push_back(file.name + ": " + failure);
-      collect_proof(sweep, *setting, run);
-      if (!is_proof && run.failures.empty()) collect_times(sweep, *setting, run, options);
+      if (run.failures.empty()) collect_times(sweep, *setting, run, options);
     }
   }
   return sweep;

@@ -50,23 +50,23 @@ std::string table_of(const NcclTuning& tuning, const TunedGroup& group) {
   const bool has_other = std::any_of(group.sizes.begin(), group.sizes.end(), [&](const TunedSize& size) {
     return other_at(tuning, group, size.bytes) != nullptr;
   });
-  std::string text = fmt::format("{:>11} {:>11} {:>7}  {:<15} {:>11} {:<22} {:>7} {:>7}  {:<22}", "size", "default",
-                                 "sigma", "ran", "best", "of", "faster", "needed", "take");
-  text += has_other ? fmt::format(" {:>10} by\n", "beside it") : "\n";
+  std::string text = fmt::format("{:>11} {:>11} {:>7}  {:<18} {:>11}  {:<24} {:>7} {:>7}  ", "size", "default", "sigma",
+                                 "ran", "fastest", "forced to", "faster", "needed");
+  text += has_other ? fmt::format("{:>11}  {:<20}  take\n", "beside it", "") : "take\n";
   for (const TunedSize& size : group.sizes) {
     const SettingTime* best = size.forced.empty() ? nullptr : &size.forced[0];
-    text += fmt::format("{:>11} {:>8.2f} us {:>7}  {:<15} ", bytes_text(size.bytes), size.standard.median_us,
+    text += fmt::format("{:>11} {:>8.2f} us {:>7}  {:<18} ", bytes_text(size.bytes), size.standard.median_us,
                         sigma_text(size.standard), size.standard_ran.empty() ? "not logged" : size.standard_ran);
     text += best == nullptr
-                ? fmt::format("{:>11} {:<22} {:>7} {:>7}  ", "", "", "", "")
-                : fmt::format("{:>8.2f} us {:<22} {:>5.1f} % {:>7}  ", best->median_us, words_for(best->setting),
+                ? fmt::format("{:>11}  {:<24} {:>7} {:>7}  ", "", "", "", "")
+                : fmt::format("{:>8.2f} us  {:<24} {:>5.1f} % {:>7}  ", best->median_us, words_for(best->setting),
                               100 * size.gain, size.bound > 0 ? fmt::format("{:.1f} %", 100 * size.bound) : "?");
-    std::string take = words_for(size.chosen);
-    if (!size.why.empty()) take += " (" + size.why + ")";
-    text += fmt::format("{:<22}", take);
-    if (const OtherTime* other = other_at(tuning, group, size.bytes))
-      text += fmt::format(" {:>7.2f} us {}", other->median_us, other->name);
-    text = text.substr(0, text.find_last_not_of(' ') + 1) + "\n";
+    if (has_other) {
+      const OtherTime* other = other_at(tuning, group, size.bytes);
+      text += other == nullptr ? fmt::format("{:>11}  {:<20}  ", "", "")
+                               : fmt::format("{:>8.2f} us  {:<20}  ", other->median_us, other->name);
+    }
+    text += words_for(size.chosen) + (size.why.empty() ? "\n" : " (" + size.why + ")\n");
   }
   return text;
 }

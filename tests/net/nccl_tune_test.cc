@@ -220,7 +220,7 @@ TEST(NcclTune, LanesOwnTimesStandBeside) {
   ASSERT_EQ(tuning.others.size(), 1u);
   EXPECT_EQ(tuning.others[0].num_ranks, 16);
   EXPECT_NEAR(tuning.others[0].median_us, 5.5, 1e-9);
-  EXPECT_NE(tuning_text(tuning).find("5.50 us lane direct"), std::string::npos) << tuning_text(tuning);
+  EXPECT_NE(tuning_text(tuning).find("5.50 us  lane direct"), std::string::npos) << tuning_text(tuning);
   EXPECT_EQ(to_json(tuning)["groups"][0]["sizes"][0]["beside"]["name"], "lane direct");
 }
 

@@ -127,6 +127,7 @@ class Table {
     } else {  // a rank that prints no table may still have something to say
       std::move(run_.notes.begin(), run_.notes.end(), std::back_inserter(said_.notes));
       std::move(run_.failures.begin(), run_.failures.end(), std::back_inserter(said_.failures));
+      std::move(run_.chosen.begin(), run_.chosen.end(), std::back_inserter(said_.chosen));
     }
     run_ = {}, rows_ = {}, layout_.reset(), hosts_ = {}, ranks_of_group_ = {}, collective_.clear();
     has_footer_ = false;
@@ -355,10 +356,12 @@ std::vector<ImportedRun> read_nccl_text(std::string_view text, const std::string
   for (const auto& [source, table] : tables) table->finish();
   for (const auto& [source, table] : tables) {
     const ImportedRun& said = table->said();
-    if (runs.empty() && !said.failures.empty()) runs.push_back({.source = where, .tool = "nccl-tests"});
+    if (runs.empty() && !(said.failures.empty() && said.chosen.empty()))
+      runs.push_back({.source = where, .tool = "nccl-tests"});
     if (runs.empty()) continue;
     add_new(runs[0].notes, said.notes);
     add_new(runs[0].failures, said.failures);
+    runs[0].chosen.insert(runs[0].chosen.end(), said.chosen.begin(), said.chosen.end());
   }
   return runs;
 }
