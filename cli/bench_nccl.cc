@@ -3,8 +3,10 @@
 #include <sys/stat.h>
 
 #include <cstdio>
+#include <filesystem>
 
 #include "cli/commands.h"
+#include "cli/nccl_plugin.h"
 #include "cli/shape_flags.h"
 #include "lane/base/error.h"
 #include "lane/base/file.h"
@@ -52,6 +54,12 @@ int run(const Flags& flags, const Program& program) {
   for (const std::string& setting : settings) {
     const net::NcclSetting parsed = net::parse_nccl_setting(setting);
     if (!parsed.is_default()) options.settings.push_back(parsed);
+  }
+  if (!options.table.empty()) {
+    if (!file_exists(options.table))
+      throw Error(ErrorCode::kInvalidArgument, "--verify " + options.table + ": there is no such file");
+    options.table = std::filesystem::absolute(options.table).lexically_normal().string();
+    if (options.tuner_plugin.empty()) options.tuner_plugin = nccl_plugin_path();
   }
   const std::string script = net::nccl_script(options);
   if (flags.script.empty() || flags.script == "-") {
@@ -103,6 +111,7 @@ void add_bench_nccl(CLI::App& bench, Program& program) {
       ->delimiter(',');
   command->add_option("--tuner", options.tuner_plugin,
                       "Force them through this liblane-nccl-tuner.so, not by variables");
+  command->add_option("--verify", options.table, "Measure this table of `lane tune nccl` beside NCCL's own choice");
   command->add_option("--repeats", options.repeats, "Runs of each; a test needs several")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

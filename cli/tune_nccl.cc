@@ -6,6 +6,7 @@
 #include <set>
 
 #include "cli/commands.h"
+#include "cli/nccl_plugin.h"
 #include "lane/base/error.h"
 #include "lane/base/file.h"
 #include "lane/base/units.h"
@@ -51,18 +52,6 @@ std::vector<std::string> files_of(const std::vector<std::string>& from) {
   return kept;
 }
 
-// Beside an installed program, or where it was built.
-std::string plugin_path() {
-  constexpr const char* kName = "liblane-nccl-tuner.so";
-  std::error_code ignored;
-  const fs::path program = fs::read_symlink("/proc/self/exe", ignored);
-  for (const char* folder :
-       {"../lib", "../lib64", "../lib/x86_64-linux-gnu", "../lib/aarch64-linux-gnu", "../tools/nccl_tuner"})
-    if (const fs::path path = program.parent_path() / folder / kName; fs::exists(path, ignored))
-      return fs::weakly_canonical(path, ignored).string();
-  return kName;  // NCCL looks for it as the linker does
-}
-
 int how_to_measure() {
   fmt::print(stderr,
              "lane tune nccl chooses from measurements, and --from names none. To get them:\n"
@@ -80,7 +69,7 @@ void write_all(const net::NcclTuning& tuning, const Flags& flags) {
                 fmt::format("creating {}: {}; choose another place with --output", flags.output, failed.message()));
   const fs::path folder = fs::absolute(flags.output).lexically_normal();
   const std::string csv = (folder / "nccl_tuner.csv").string();
-  const std::string plugin = flags.plugin.empty() ? plugin_path() : flags.plugin;
+  const std::string plugin = flags.plugin.empty() ? nccl_plugin_path() : flags.plugin;
   write_file(csv, net::tuner_csv(tuning));
   write_file((folder / "nccl_env.sh").string(), net::tuner_environment(tuning, csv, plugin));
   write_file((folder / "nccl_undo.sh").string(), net::tuner_undo());

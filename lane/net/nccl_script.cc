@@ -36,9 +36,19 @@ int64_t largest_decode(const NcclScriptOptions& options) {
   return batch * options.hidden_size * 2;
 }
 
+// What is measured beside NCCL's own choice, by name.
+std::vector<std::string> names_of(const NcclScriptOptions& options, const std::string& collective) {
+  std::vector<std::string> names;
+  if (!options.table.empty()) names.push_back("table");
+  for (const NcclSetting& setting : options.settings)
+    if (can_run(collective, setting)) names.push_back(name_of(setting));
+  return names;
+}
+
 std::string header(const NcclScriptOptions& options) {
   const int num_nodes = (options.num_ranks + options.ranks_per_node - 1) / options.ranks_per_node;
-  const size_t per_collective = (1 + options.settings.size()) * static_cast<size_t>(options.repeats);
+  size_t num_settings = 0;
+  for (const std::string& collective : options.collectives) num_settings += 1 + names_of(options, collective).size();
   const size_t parts = options.hidden_size > 0 ? 2 : 1;
   std::string text = "#!/usr/bin/env bash\n";
   text += fmt::format("# Measures NCCL with nccl-tests. Written by lane {}: {}\n#\n", options.version,
@@ -53,9 +63,10 @@ std::string header(const NcclScriptOptions& options) {
                         options.hidden_size);
   text += fmt::format("#   sweep:  {} to {}, doubling\n", format_bytes(static_cast<double>(options.min_bytes)),
                       format_bytes(static_cast<double>(options.max_bytes)));
-  text += fmt::format("#   {} runs: {} x {} setting{} x {} repeats x {} size ranges; they take turns, there and back\n",
-                      options.collectives.size() * per_collective * parts, fmt::join(options.collectives, ", "),
-                      1 + options.settings.size(), options.settings.empty() ? "" : "s", options.repeats, parts);
+  text +=
+      fmt::format("#   {} runs: {} settings of {}, {} times each, {} size range{}; they take turns, there and back\n",
+                  num_settings * static_cast<size_t>(options.repeats) * parts, num_settings,
+                  fmt::join(options.collectives, ", "), options.repeats, parts, parts == 1 ? "" : "s");
   text +=
       "#\n"
       "# It uses all GPUs of the job while it runs, so run it on nodes that do nothing else. It writes to its own "
@@ -227,15 +238,15 @@ std::string tables(const NcclScriptOptions& options) {
   std::string text = "\nforce_of() {\n  case \"$1\" in\n";
   for (const NcclSetting& setting : options.settings)
     text += fmt::format("    {}) echo \"{}\" ;;\n", name_of(setting), forced_by(setting, options));
+  if (!options.table.empty()) text += "    table) echo \"NCCL_TUNER_PLUGIN=$TUNER NCCL_TUNER_CONFIG_FILE=$TABLE\" ;;\n";
   text += "    *) echo \"\" ;;\n  esac\n}\n\nsizes_of() {\n  case \"$1\" in\n";
   if (options.hidden_size > 0)
     text += fmt::format("    decode) echo \"-b {} -e {} -f 2\" ;;\n", 2 * options.hidden_size, largest_decode(options));
   text += fmt::format("    sweep) echo \"-b {} -e {} -f 2\" ;;\n  esac\n}}\n\nsettings_of() {{\n  case \"$1\" in\n",
                       options.min_bytes, options.max_bytes);
   for (const std::string& collective : options.collectives) {
-    std::vector<std::string> names = {"default"};
-    for (const NcclSetting& setting : options.settings)
-      if (can_run(collective, setting)) names.push_back(name_of(setting));
+    std::vector<std::string> names = names_of(options, collective);
+    names.insert(names.begin(), "default");
     text += fmt::format("    {}) echo \"{}\" ;;\n", collective, fmt::join(names, " "));
   }
   return text + "  esac\n}\n";
@@ -285,10 +296,12 @@ void check(const NcclScriptOptions& options) {
   for (const std::string& host : options.hosts)
     if (host.find_first_of(" \t\n,:'\"$`\\") != std::string::npos)
       refuse(fmt::format("--hosts: {} is no host's name", host));
-  for (const std::string* text : {&options.tuner_plugin, &options.hostfile})
+  if (!options.table.empty() && options.tuner_plugin.empty())
+    refuse("a table is read by a plugin: give --tuner liblane-nccl-tuner.so");
+  for (const std::string* text : {&options.tuner_plugin, &options.hostfile, &options.table})
     if (text->find_first_of("\n") != std::string::npos) refuse("a file's name with a line break cannot be used");
-  if (options.tuner_plugin.find_first_of(" \t") != std::string::npos)
-    refuse("--tuner: a path with blanks cannot be passed on");
+  if ((options.tuner_plugin + options.table).find_first_of(" \t") != std::string::npos)
+    refuse("--tuner, --verify: a path with blanks cannot be passed on");
 }
 
 std::string nccl_script(const NcclScriptOptions& options) {

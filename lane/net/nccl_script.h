@@ -25,6 +25,7 @@ struct NcclScriptOptions {
   int iterations = 100, warmup = 20;
   int graph_launches = 0;    // 0: no CUDA graphs, and times of single calls where nccl-tests can
   std::string tuner_plugin;  // forces settings through it; empty: through NCCL_ALGO and NCCL_PROTO
+  std::string table;         // of `lane tune nccl`, to be measured beside NCCL's own choice; needs tuner_plugin
 };
 
 // Throws Error{kInvalidArgument} for what cannot be.

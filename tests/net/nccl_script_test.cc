@@ -100,6 +100,24 @@ TEST_F(Script, TheBaselineForcesNothing) {
   EXPECT_EQ(num_forced, num_default);
 }
 
+TEST_F(Script, ATableIsMeasuredBesideTheDefault) {
+  NcclScriptOptions options = two_nodes();
+  options.table = "/home/me/nccl_tuner.csv";
+  EXPECT_THROW(nccl_script(options), Error) << "who would read it?";
+  options.tuner_plugin = "/opt/lane/lib/liblane-nccl-tuner.so";
+  options.repeats = 1;
+  const std::string path = put("script.sh", nccl_script(options));
+  expect_clean(nccl_script(options));
+  const test::Outcome dry = test::run({"/bin/bash", path, "-n"});
+  ASSERT_EQ(dry.status, 0) << dry.err;
+  EXPECT_NE(dry.out.find("-x NCCL_TUNER_PLUGIN=/opt/lane/lib/liblane-nccl-tuner.so -x "
+                         "NCCL_TUNER_CONFIG_FILE=/home/me/nccl_tuner.csv"),
+            std::string::npos)
+      << dry.out;
+  EXPECT_NE(dry.out.find("all_reduce.table.decode.r1.json"), std::string::npos);
+  EXPECT_NE(dry.out.find("all_reduce.default.decode.r1.json"), std::string::npos);
+}
+
 TEST_F(Script, WhatCannotBeIsRefused) {
   const auto message = [](const std::function<void(NcclScriptOptions&)>& spoil) {
     NcclScriptOptions options = two_nodes();
