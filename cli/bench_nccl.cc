@@ -68,8 +68,9 @@ int run(const Flags& flags, const Program& program) {
   }
   write_file(flags.script, script);
   ::chmod(flags.script.c_str(), 0755);
-  fmt::print("wrote {}: it measures NCCL's own choice{} among {} ranks, {} times each\n", flags.script,
-             options.settings.empty() ? "" : fmt::format(" and {} forced settings", options.settings.size()),
+  std::string beside = options.table.empty() ? "" : " and the table";
+  if (!options.settings.empty()) beside += fmt::format(" and {} forced settings", options.settings.size());
+  fmt::print("wrote {}: it measures NCCL's own choice{} among {} ranks, {} times each\n", flags.script, beside,
              options.num_ranks, options.repeats);
   fmt::print(
       "look at what it would run:  bash {} -n\nrun it inside a job:        NCCL_TESTS=/path/to/nccl-tests/build bash "

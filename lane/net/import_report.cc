@@ -58,21 +58,38 @@ std::string head_of(const ImportedRun& run) {
   return text + "\n";
 }
 
-// One thing measured, whatever its size.
-std::string curve_name(const SeriesKey& key) {
-  std::string name = key.test;
-  for (const std::string* word : {&key.type, &key.variant})
-    if (!word->empty()) name += " " + *word;
-  return key.in_place ? name + " in place" : name;
+// What all curves have in common goes into the title: legends are narrow.
+struct Common {
+  std::string test, type;
+};
+Common common_of(const std::vector<Series>& all) {
+  Common common;
+  const auto same = [&](std::string SeriesKey::*field) {
+    return std::all_of(all.begin(), all.end(),
+                       [&](const Series& each) { return each.key.*field == all[0].key.*field; });
+  };
+  if (!all.empty() && same(&SeriesKey::test)) common.test = all[0].key.test;
+  if (!all.empty() && same(&SeriesKey::type)) common.type = all[0].key.type;
+  return common;
 }
 
-void add_curves(std::vector<Curve>& curves, const std::vector<ImportedRun>& runs, const std::string& suffix,
-                bool dashed) {
-  for (const Series& series : series_of(runs)) {
-    if (series.key.bytes <= 0 || series.median_us() <= 0) continue;
-    const std::string name = curve_name(series.key) + suffix;
+// One thing measured, whatever its size.
+std::string curve_name(const SeriesKey& key, const Common& common, bool is_baseline) {
+  std::string name;
+  const auto add = [&](const std::string& word) { name += (name.empty() || word.empty() ? "" : " ") + word; };
+  if (common.test.empty()) add(key.test);
+  if (common.type.empty()) add(key.type);
+  add(key.variant);
+  if (key.in_place || name.empty()) add(key.in_place ? "in place" : "out of place");
+  return name + (is_baseline ? ", before" : "");
+}
+
+void add_curves(std::vector<Curve>& curves, const std::vector<Series>& all, const Common& common, bool is_baseline) {
+  for (const Series& series : all) {
+    if (series.of_bandwidth || series.key.bytes <= 0) continue;
+    const std::string name = curve_name(series.key, common, is_baseline);
     auto at = std::find_if(curves.begin(), curves.end(), [&](const Curve& curve) { return curve.name == name; });
-    if (at == curves.end()) at = curves.insert(curves.end(), Curve{name, {}, dashed});
+    if (at == curves.end()) at = curves.insert(curves.end(), Curve{name, {}, is_baseline});
     at->points.emplace_back(static_cast<double>(series.key.bytes), series.median_us() * 1e-6);
   }
   for (Curve& curve : curves) std::sort(curve.points.begin(), curve.points.end());
@@ -177,13 +194,18 @@ Json to_json(const Comparison& comparison) {
 }
 
 std::string chart_of(const std::vector<ImportedRun>& runs, const std::vector<ImportedRun>& baseline) {
+  const std::vector<Series> now = series_of(runs), before = series_of(baseline);
+  std::vector<Series> all = now;
+  all.insert(all.end(), before.begin(), before.end());
+  const Common common = common_of(all);
   std::vector<Curve> curves;
-  add_curves(curves, runs, "", false);
-  add_curves(curves, baseline, " (baseline)", true);
-  std::string title = "time of one call";
+  add_curves(curves, now, common, false);
+  add_curves(curves, before, common, true);
+  std::string title = common.test.empty() ? "times" : common.test;
+  if (!common.type.empty()) title += " of " + common.type;
   for (const ImportedRun& run : runs)
     if (run.num_ranks > 0) {
-      title += fmt::format(", {} ranks", run.num_ranks);
+      title += fmt::format(" among {} ranks", run.num_ranks);
       if (run.num_nodes > 0) title += fmt::format(" on {} node{}", run.num_nodes, run.num_nodes == 1 ? "" : "s");
       break;
     }

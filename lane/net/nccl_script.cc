@@ -178,9 +178,10 @@ log_of() { if [[ $DRY_RUN == 1 ]]; then echo /dev/stdout; else echo "$1"; fi; }
 FAILED=0
 # measure COLLECTIVE SETTING REPEAT: a run that fails is told and left out; the others go on.
 measure() {
-  local collective=$1 setting=$2 repeat=$3 part stem
+  local collective=$1 setting=$2 repeat=$3 part stem forced
   local -a force sizes
-  read -r -a force <<< "$(force_of "$setting")"
+  forced=$(force_of "$setting")  # on a line of its own: a failure ends the script
+  read -r -a force <<< "$forced"
   for part in "${PARTS[@]}"; do
     read -r -a sizes <<< "$(sizes_of "$part")"
     stem="$OUT/$collective.$setting.$part.r$repeat"
@@ -196,9 +197,10 @@ measure() {
 
 # prove COLLECTIVE SETTING: one call of each size with NCCL's own word on what it chose. Not a measurement.
 prove() {
-  local collective=$1 setting=$2 part
+  local collective=$1 setting=$2 part forced
   local -a force sizes
-  read -r -a force <<< "$(force_of "$setting")"
+  forced=$(force_of "$setting")
+  read -r -a force <<< "$forced"
   for part in "${PARTS[@]}"; do
     read -r -a sizes <<< "$(sizes_of "$part")"
     launch NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=TUNING "${force[@]}" -- "$NCCL_TESTS/${collective}_perf" "${sizes[@]}" \
@@ -312,7 +314,8 @@ std::string nccl_script(const NcclScriptOptions& options) {
                   fmt::join(options.collectives, " "), options.hidden_size > 0 ? "decode sweep" : "sweep",
                   options.repeats, quoted(options.type), options.iterations, options.warmup, options.graph_launches);
   text += "EACH_CALL=()\n";
-  if (!options.tuner_plugin.empty() && !options.settings.empty())
+  if (!options.table.empty()) text += "TABLE=" + quoted(options.table) + "\n";
+  if (!options.tuner_plugin.empty() && !(options.settings.empty() && options.table.empty()))
     text += "TUNER=" + quoted(options.tuner_plugin) + "\n";
   const bool forces_ll128 = options.tuner_plugin.empty() &&
                             std::any_of(options.settings.begin(), options.settings.end(),

@@ -114,7 +114,7 @@ TEST_F(ImportProgram, JsonIsABaselineAgainAndThePictureIsOne) {
   const std::string baseline = put("baseline.json", json.out);
   EXPECT_EQ(import({kFolder + "nccl_tests.json", "--baseline", baseline, "--noise", "1%"}).status, 0);
   const std::string svg = read_file(folder_ + "/times.svg");
-  EXPECT_NE(svg.find("all_reduce bfloat16 in place"), std::string::npos);
+  EXPECT_NE(svg.find("all_reduce of bfloat16 among 8 ranks on 1 node"), std::string::npos);
   EXPECT_NE(svg.find("prefers-color-scheme: dark"), std::string::npos);
 }
 

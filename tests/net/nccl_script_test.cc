@@ -180,13 +180,15 @@ TEST_F(Script, FromTheScriptToTheTable) {
   NcclScriptOptions options = two_nodes();
   options.settings = {parse_nccl_setting("tree_ll"), parse_nccl_setting("ring_simple")};
   options.repeats = 3;
+  options.hidden_size = 0;
   options.max_bytes = 16 << 20;
   const std::string path = put("script.sh", nccl_script(options)), out = folder_ + "/results";
   const std::map<std::string, std::string> environment = {
       {"PATH", folder_ + "/bin:" + std::string(::getenv("PATH"))}, {"NCCL_TESTS", folder_ + "/tests"}, {"OUT", out}};
-  const test::Outcome outcome = test::run({"/bin/bash", path}, {.environment = environment});
+  const test::Outcome outcome =
+      test::run({"/bin/bash", path}, {.environment = environment, .limit = std::chrono::seconds(100)});
   ASSERT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_TRUE(fs::exists(out + "/all_reduce.tree_ll.decode.r3.json")) << outcome.err;
+  EXPECT_TRUE(fs::exists(out + "/all_reduce.tree_ll.sweep.r3.json")) << outcome.err;
   const test::Outcome again = test::run({"/bin/bash", path}, {.environment = environment});
   EXPECT_EQ(again.status, 2);
   EXPECT_NE(again.err.find("exists"), std::string::npos);
