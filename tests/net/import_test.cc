@@ -177,6 +177,16 @@ TEST(ImportNccl, ProcessesThatDoNotKnowEachOther) {
   }
 }
 
+TEST(ImportNccl, ARowThatNeverEndsIsGivenUp) {
+  std::string text =
+      "# size count type redop root time algbw busbw #wrong time algbw busbw #wrong\n"
+      "  1024  256  float  sum  -1  20.1  2026-03-04 10:11:12\n";
+  for (int i = 0; i < 200000; ++i) text += "1:2\n";
+  const auto run = import_results(text, "endless").at(0);
+  EXPECT_TRUE(run.rows.empty());
+  EXPECT_EQ(run.rejected.size(), 1u);
+}
+
 TEST(ImportNccl, AColumnShiftIsCaught) {
   std::string text = read_file(kFolder + "era2_all_reduce.txt");
   const size_t redop = text.find("redop");  // the old layout read by the new one's columns, as fixed indices would

@@ -17,7 +17,7 @@
 namespace lane::net {
 namespace {
 
-constexpr size_t kMostNotes = 8, kMostChosen = 4096;
+constexpr size_t kMostNotes = 8, kMostChosen = 4096, kLongestRow = 4096;
 
 struct Column {
   std::string name;
@@ -250,8 +250,9 @@ class Table {
     }
     was_cut_ = is_cut;
     const std::vector<Word> words = row_words();
-    if (words.size() >= layout_->full() || (words.size() == layout_->num_leading + layout_->num_side && !was_cut_))
-      flush_pending();
+    const bool is_whole =
+        words.size() >= layout_->full() || (words.size() == layout_->num_leading + layout_->num_side && !was_cut_);
+    if (is_whole || pending_.size() > kLongestRow) flush_pending();
   }
 
   std::vector<Word> row_words() const {
