@@ -9,11 +9,14 @@
 #include "cli/commands.h"
 #include "lane/base/error.h"
 #include "lane/base/file.h"
+#include "lane/base/json.h"
 #include "lane/net/import.h"
 #include "lane/net/import_report.h"
 
 namespace lane::cli {
 namespace {
+
+constexpr size_t kMostTables = 4;  // more runs are printed as their medians
 
 struct Flags {
   std::vector<std::string> files, baselines;
@@ -69,6 +72,16 @@ std::vector<net::HealthCheck> check_platform(const Flags& flags, const std::vect
   return net::check_health(runs, thresholds, platform, flags.num_nics);
 }
 
+// Repeats of one thing can be compared with repeats of another; a mixture cannot.
+void require_one_setting(const char* flag, const std::vector<net::ImportedRun>& runs) {
+  for (const net::ImportedRun& each : runs)
+    if (net::forced_settings(each) != net::forced_settings(runs[0]))
+      throw CLI::ValidationError(
+          flag, fmt::format("runs that force different settings ({}: {}; {}: {}): compare one setting at a time",
+                            runs[0].source, in_quotes(net::forced_settings(runs[0])), each.source,
+                            in_quotes(net::forced_settings(each))));
+}
+
 int count(const std::vector<net::HealthCheck>& checks, net::Health health) {
   return static_cast<int>(std::count_if(checks.begin(), checks.end(),
                                         [&](const net::HealthCheck& check) { return check.health == health; }));
@@ -87,6 +100,7 @@ int run(const Flags& flags) {
   const std::vector<net::ImportedRun> baseline = read_all(flags.baselines, flags.options);
   const std::vector<net::HealthCheck> checks = check_platform(flags, runs);
   net::Comparison comparison;
+  if (!baseline.empty()) require_one_setting("FILE", runs), require_one_setting("--baseline", baseline);
   if (!baseline.empty()) comparison = net::compare_results(baseline, runs, {.noise = noise});
   const int num_unjudged = comparison.count(net::Verdict::kNotJudged);
   if (num_unjudged > 0)
@@ -108,7 +122,10 @@ int run(const Flags& flags) {
     fmt::print("{}\n", json.dump(1, ' ', true, Json::error_handler_t::replace));
     return is_well ? kExitOk : kExitError;
   }
-  for (const net::ImportedRun& each : runs) fmt::print("{}\n", net::text_of(each));
+  if (runs.size() > kMostTables)
+    fmt::print("{}\n", net::summary_of(runs));
+  else
+    for (const net::ImportedRun& each : runs) fmt::print("{}\n", net::text_of(each));
   if (!checks.empty()) fmt::print("{}\n", net::text_of(checks));
   if (!baseline.empty()) fmt::print("{}\n", net::text_of(comparison));
   if (compares_nothing) fmt::print("nothing in common with the baseline: other sizes, types, ranks or nodes\n");

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
 
 #include "lane/base/units.h"
 #include "lane/net/chart.h"
@@ -58,6 +59,15 @@ std::string head_of(const ImportedRun& run) {
   return text + "\n";
 }
 
+std::string troubles_of(const ImportedRun& run) {
+  std::string text;
+  for (const RejectedRow& row : run.rejected)
+    text += fmt::format("  rejected: {}:{}: {}\n", run.source, row.line, row.reason);
+  for (const std::string& failure : run.failures) text += fmt::format("  failed: {}\n", failure);
+  for (const std::string& note : run.notes) text += fmt::format("  note: {}\n", note);
+  return text;
+}
+
 // What all curves have in common goes into the title: legends are narrow.
 struct Common {
   std::string test, type;
@@ -97,6 +107,14 @@ void add_curves(std::vector<Curve>& curves, const std::vector<Series>& all, cons
 
 }  // namespace
 
+std::string forced_settings(const ImportedRun& run) {
+  std::string text;
+  for (const char* name : {"NCCL_ALGO", "NCCL_PROTO", "NCCL_MIN_CTAS", "NCCL_MAX_CTAS", "NCCL_TUNER_CONFIG_FILE"})
+    if (const auto at = run.environment.find(name); at != run.environment.end())
+      text += fmt::format("{}{}={}", text.empty() ? "" : " ", name, at->second);
+  return text;
+}
+
 std::string text_of(const ImportedRun& run) {
   size_t name_width = 10;
   for (const ImportedRow& row : run.rows) name_width = std::max(name_width, row.test.size());
@@ -112,10 +130,28 @@ std::string text_of(const ImportedRun& run) {
                         row.num_wrong < 0 ? "N/A" : fmt::format("{}", row.num_wrong));
     text += row.variant.empty() ? "\n" : "  " + row.variant + "\n";
   }
-  for (const RejectedRow& row : run.rejected)
-    text += fmt::format("  rejected: {}:{}: {}\n", run.source, row.line, row.reason);
-  for (const std::string& failure : run.failures) text += fmt::format("  failed: {}\n", failure);
-  for (const std::string& note : run.notes) text += fmt::format("  note: {}\n", note);
+  return text + troubles_of(run);
+}
+
+std::string summary_of(const std::vector<ImportedRun>& runs) {
+  std::string text;
+  std::map<std::string, std::vector<ImportedRun>> by_settings;
+  for (const ImportedRun& run : runs) {
+    text += head_of(run) + troubles_of(run);
+    by_settings[forced_settings(run)].push_back(run);
+  }
+  for (const auto& [settings, alike] : by_settings) {
+    text += fmt::format("\n{}, {} runs\n", settings.empty() ? "nothing forced" : settings, alike.size());
+    text += fmt::format("  {:>7} {:>12} {:>12} {:>12}  {}\n", "samples", "median", "lowest", "highest", "what");
+    for (const Series& series : series_of(alike)) {
+      const auto value = [&](double us) {
+        return series.of_bandwidth ? fmt::format("{:.2f} GB/s", 1 / us) : fmt::format("{:.2f} us", us);
+      };
+      const auto [low, high] = std::minmax_element(series.times_us.begin(), series.times_us.end());
+      text += fmt::format("  {:>7} {:>12} {:>12} {:>12}  {}\n", series.times_us.size(), value(series.median_us()),
+                          value(*low), value(*high), words_for(series.key));
+    }
+  }
   return text;
 }
 

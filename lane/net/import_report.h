@@ -8,7 +8,12 @@
 
 namespace lane::net {
 
+// What this run forced NCCL to: "NCCL_ALGO=Ring NCCL_PROTO=LL"; empty if nothing, or if the tool does not tell.
+std::string forced_settings(const ImportedRun& run);
+
 std::string text_of(const ImportedRun& run);
+// Many runs: one line each with what is wrong with it, then the medians of those that forced the same.
+std::string summary_of(const std::vector<ImportedRun>& runs);
 std::string text_of(const std::vector<HealthCheck>& checks);
 std::string text_of(const Comparison& comparison);
 

@@ -106,6 +106,22 @@ TEST_F(ImportProgram, OnlyASlowdownFails) {
   EXPECT_NE(other.out.find("only in the baseline: all_reduce 16.00 KiB bfloat16"), std::string::npos) << other.out;
 }
 
+TEST_F(ImportProgram, ManyRunsAreTheirMediansAndSettingsAreNotMixed) {
+  std::vector<std::string> files;
+  for (int i = 0; i < 5; ++i) files.push_back(kFolder + "nccl_tests.json");
+  const Outcome summary = import(files);
+  EXPECT_EQ(summary.status, 0) << summary.err;
+  EXPECT_NE(summary.out.find("NCCL_ALGO=Ring NCCL_PROTO=LL, 5 runs"), std::string::npos) << summary.out;
+  EXPECT_NE(summary.out.find("        5     19.00 us     19.00 us     19.00 us  all_reduce 16.00 KiB"),
+            std::string::npos)
+      << summary.out;
+  std::string text = read_file(kFolder + "nccl_tests.json");
+  text.replace(text.find("NCCL_ALGO=Ring"), 14, "NCCL_ALGO=Tree");
+  const Outcome mixed = import({files[0], put("tree.json", text), "--baseline", files[0], "--noise", "1%"});
+  EXPECT_EQ(mixed.status, 2);
+  EXPECT_NE(mixed.err.find("one setting at a time"), std::string::npos) << mixed.err;
+}
+
 TEST_F(ImportProgram, JsonIsABaselineAgainAndThePictureIsOne) {
   const Outcome json = import({kFolder + "nccl_tests.json", "--json", "--svg", folder_ + "/times.svg"});
   EXPECT_EQ(json.status, 0) << json.err;
