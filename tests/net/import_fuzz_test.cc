@@ -59,7 +59,7 @@ void fuzz(const std::vector<std::string>& files, const std::string& format) {
 
 TEST(ImportFuzz, NcclText) {
   fuzz({"era1_all_reduce.txt", "era2_all_gather.txt", "era3_timestamps.txt", "era3_per_iteration.txt",
-        "noise_mpirun_cut.txt", "noise_srun.txt", "noise_dated.txt", "sides_and_failed.txt"},
+        "noise_mpirun_cut.txt", "noise_mpich_writes.txt", "noise_srun.txt", "noise_dated.txt", "sides_and_failed.txt"},
        "nccl-tests");
 }
 TEST(ImportFuzz, NcclJson) { fuzz({"nccl_tests.json", "nccl_tests_nan.json"}, "nccl-tests-json"); }

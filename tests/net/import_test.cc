@@ -114,8 +114,8 @@ TEST(ImportNccl, ColumnsOfSingleCalls) {
 }
 
 TEST(ImportNccl, PrefixesOfLaunchersAreNoColumns) {
-  for (const char* name :
-       {"noise_srun.txt", "noise_dated.txt", "noise_kubectl.txt", "noise_pdsh.txt", "noise_mpich.txt"}) {
+  for (const char* name : {"noise_srun.txt", "noise_dated.txt", "noise_kubectl.txt", "noise_pdsh.txt",
+                           "noise_mpich.txt", "noise_mpich_writes.txt"}) {
     SCOPED_TRACE(name);
     const auto runs = read(name);
     ASSERT_EQ(runs.size(), 1u);

@@ -74,6 +74,30 @@ size_t label_length(std::string_view text, std::string* source) {
   return 0;
 }
 
+// The length of a "[3] " at the end: another writer's label, whose line goes on where ours was cut.
+size_t other_label_length(std::string_view text) {
+  if (text.size() < 4 || text.substr(text.size() - 2) != "] ") return 0;
+  size_t at = text.size() - 2;
+  while (at > 0 && is_digit(text[at - 1])) --at;
+  return at > 0 && at < text.size() - 2 && text[at - 1] == '[' ? text.size() - at + 1 : 0;
+}
+
+// The text without these labels, but for the "[0] " of NCCL's messages, which is a GPU.
+std::string without(std::string_view text, std::string_view label) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t found = std::min(text.find(label, at), text.size());
+    out += text.substr(at, found - at);
+    at = std::min(found + label.size(), text.size());
+    const std::string_view rest = text.substr(at);
+    const bool is_gpu =
+        found > 0 && found < text.size() && text[found - 1] == ' ' &&
+        (rest.substr(0, 5) == "NCCL " || rest.substr(0, 120).find(" NCCL WARN ") != std::string_view::npos);
+    if (is_gpu) out += label;
+  }
+  return out;
+}
+
 }  // namespace
 
 bool starts_with(std::string_view text, std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
@@ -131,13 +155,16 @@ std::vector<SourceLine> lines_of(std::string_view text) {
   std::vector<SourceLine> lines;
   for (int number = 1; !text.empty(); ++number) {
     const size_t end = std::min(text.find('\n'), text.size());
-    SourceLine line{.text = text.substr(0, end), .number = number};
+    std::string_view inside = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
-    if (!line.text.empty() && line.text.back() == '\r') line.text.remove_suffix(1);
-    line.text.remove_prefix(date_length(line.text));
-    size_t prefix = mpirun_length(line.text, &line.source);
-    if (prefix == 0) prefix = label_length(line.text, &line.source);
-    line.text.remove_prefix(prefix);
+    if (!inside.empty() && inside.back() == '\r') inside.remove_suffix(1);
+    inside.remove_prefix(date_length(inside));
+    SourceLine line{.number = number};
+    size_t prefix = mpirun_length(inside, &line.source);
+    if (prefix == 0) prefix = label_length(inside, &line.source);
+    const std::string_view label = inside.substr(0, prefix);
+    inside.remove_prefix(prefix);
+    line.text = label.empty() || label[0] != '[' || label.back() != ' ' ? std::string(inside) : without(inside, label);
     lines.push_back(std::move(line));
   }
   return lines;
@@ -161,7 +188,7 @@ size_t find_nccl_log(std::string_view line) {
       const size_t open = line.substr(0, begin).rfind('[');
       if (open != std::string_view::npos) begin = open;
     }
-    return begin;
+    return begin - other_label_length(line.substr(0, begin));
   }
   return std::string_view::npos;
 }

@@ -24,9 +24,10 @@ std::optional<int64_t> whole_number(std::string_view text);
 
 // A line without its launcher's prefix. `source` tells writers apart whose lines may be mixed: "1,0" of
 // "[1,0]<stdout>:", "0" of srun's "0: " and MPICH's "[0] ". Dates that kubectl or mpirun put in front are dropped.
+// MPICH labels each write, not each line: its labels go wherever they are.
 struct SourceLine {
   std::string source;
-  std::string_view text;
+  std::string text;
   int number = 0;  // in the file, from 1
 };
 std::vector<SourceLine> lines_of(std::string_view text);
