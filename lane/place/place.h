@@ -19,9 +19,9 @@ struct Job {
   plan::ModelShape shape;
   plan::ParallelPlan plan;
   Objective objective = Objective::kDecode;
-  int batch = 16;              // sequences of a replica
+  int batch = 16;               // sequences of a replica
   int64_t input_tokens = 2048;  // of each, for kPrefill
-  int element_bytes = 2;       // of what ranks exchange
+  int element_bytes = 2;        // of what ranks exchange
   Spread spread = Spread::kSpread;
   bool same_rack = false;            // all ranks of a replica in one rack
   std::vector<std::string> include;  // hosts to use; empty: all
@@ -35,7 +35,7 @@ struct Job {
 
 // The ranks of a stage of a replica: they all-reduce together.
 struct Group {
-  std::vector<topology::GpuRef> gpus;  // by tensor index
+  std::vector<topology::GpuRef> gpus;   // by tensor index
   plan::Tier tier = plan::Tier::kSelf;  // the farthest two of them
   int num_hosts = 1;
   bool is_even = true;     // the same number of GPUs on each host
@@ -61,29 +61,29 @@ struct Placement {
 Placement evaluate(const plan::Reach& reach, const Job& job, const std::vector<topology::GpuRef>& gpus);
 
 struct SearchOptions {
-  int max_exact_hosts = 64;          // up to so many hosts with free GPUs branch and bound proves or improves
-  int64_t max_nodes = 200'000;       // of its tree; then it reports the gap that is left
-  int num_random = 20;               // placements for comparison
+  int max_exact_hosts = 64;     // up to so many hosts with free GPUs branch and bound proves or improves
+  int64_t max_nodes = 200'000;  // of its tree; then it reports the gap that is left
+  int num_random = 20;          // placements for comparison
   uint64_t seed = 1;
 };
 
 struct Result {
   Placement placement;
-  double bound_s = 0;        // no placement that keeps the rules costs less
-  bool is_optimal = false;   // nothing that keeps the rules costs less: proved
-  int64_t num_nodes = 0;     // that branch and bound visited
+  double bound_s = 0;       // no placement that keeps the rules costs less
+  bool is_optimal = false;  // nothing that keeps the rules costs less: proved
+  int64_t num_nodes = 0;    // that branch and bound visited
   // The same job on hosts in the order of the topology, and in random order: mean and best. 0: the GPUs do not suffice
   // for the plan without its rules, which cannot be where `placement` exists.
   double naive_s = 0, random_mean_s = 0, random_best_s = 0;
-  bool naive_is_even = true;  // false: it breaks the rule that hosts share a group evenly
+  bool naive_is_even = true;     // false: it breaks the rule that hosts share a group evenly
   std::vector<std::string> why;  // for people: what the slowest replica spans, and what a better one would need
 };
 
 // Finds the placement with the least step time that keeps the rules:
 //   - only GPUs that are free, each once, on hosts that the job may use;
 //   - a group has the same number of GPUs on each of its hosts, and as many of them in each NVLink domain.
-// Of equal ones it prefers rails that are aligned, then replicas spread or packed as the job says. Deterministic. Throws
-// Error{kInvalidArgument} that says what is missing if the job does not fit; the topology is never changed.
+// Of equal ones it prefers rails that are aligned, then replicas spread or packed as the job says. Deterministic.
+// Throws Error{kInvalidArgument} that says what is missing if the job does not fit; the topology is never changed.
 Result place(const plan::Reach& reach, const Job& job, const SearchOptions& options = {});
 
 }  // namespace lane::place

@@ -249,7 +249,9 @@ Fabric Reach::fabric(std::span<const GpuRef> ranks) const {
     return fabric;
   }
   const int most = *std::max_element(nodes_of_rack.begin(), nodes_of_rack.end());
-  fabric.uplink = {switch_latency_s(top), std::min(uplink, most * fabric.remote.bytes_per_s), 0};
+  // A rank's messages are charged the same whether or not they leave the rack; else a rank that sends many would hide
+  // the way's latency.
+  fabric.uplink = {switch_latency_s(top), std::min(uplink, most * fabric.remote.bytes_per_s), fabric.remote.message_s};
   return fabric;
 }
 

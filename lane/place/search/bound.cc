@@ -75,7 +75,8 @@ double Bound::far_price(const plan::Fabric& near) {
     plan::Fabric fabric = near;
     for (size_t rack = 0; rack < racks.size(); ++rack)
       fabric.rack_of_node.insert(fabric.rack_of_node.end(), racks[rack], static_cast<int>(rack));
-    fabric.uplink = {cluster_.reach().switch_latency_s(min_far_level_), racks[0] * near.remote.bytes_per_s, 0};
+    fabric.uplink = {cluster_.reach().switch_latency_s(min_far_level_), racks[0] * near.remote.bytes_per_s,
+                     near.remote.message_s};
     best = std::min(best, pricer_.all_reduce(fabric).seconds);
   }
   return best;
