@@ -55,9 +55,10 @@ struct Placement {
 
 // step = max over replicas of
 //   sum over stages of 2 layers x all-reduce(message) + sum over neighbouring stages of send(message)
-// with the cheapest schedule for each group's fabric; a send passes the whole message from rank to rank of two stages
-// at once, and ranks of a host share its NICs. Schedules with multicast are left out: they need more than a topology
-// says. Throws Error{kInvalidArgument} if `gpus` does not fit the plan. Any GPUs may be given, busy ones too.
+// with the cheapest schedule for each group's fabric; a send passes the whole message from each rank of a stage to
+// its counterpart. Each GPU has its share of its host's NICs. Schedules with multicast are left out: they need more
+// than a topology says. Throws Error{kInvalidArgument} if `gpus` does not fit the plan. Any GPUs may be given, busy
+// ones too.
 Placement evaluate(const plan::Reach& reach, const Job& job, const std::vector<topology::GpuRef>& gpus);
 
 struct SearchOptions {

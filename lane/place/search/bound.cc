@@ -61,12 +61,12 @@ void Bound::find_containers() {
     for (int b = 0; b < a; ++b) min_far_level_ = std::min(min_far_level_, cluster_.level(a, b));
 }
 
-// The cheapest way to put the nodes of `near` on several leaves. For large groups there are too many ways, and not all
-// schedules are priced: then what it costs on one leaf.
+// The cheapest way to put the nodes of `near` on several leaves. Of more than eight nodes there are too many ways: then
+// what it costs on one leaf.
 double Bound::far_price(const plan::Fabric& near) {
   const int num_nodes = near.layout.num_nodes();
   const double flat = pricer_.all_reduce(near).seconds;
-  if (num_nodes > 8 || near.layout.num_ranks() > Pricer::kAllPriced) return flat;
+  if (num_nodes > 8) return flat;
   std::vector<int> parts;
   std::vector<std::vector<int>> all;
   partitions(num_nodes, num_nodes, parts, all);
@@ -120,8 +120,6 @@ void Bound::find_shapes() {
     if (total < num_islands) continue;
     Shape shape{.of_island = of_island, .longest_run = most_free / of_island, .near_s = kNever, .far_s = kNever};
     shape.hop_island_s = shape.hop_leaf_s = shape.hop_far_s = kNever;
-    // Ranks that share a host's NICs: as few as an island of most hosts allows.
-    const int ranks = (of_island + most_units - 1) / most_units;
     for (int hardware = 0; hardware < cluster_.num_hardware(); ++hardware) {
       const Unit& unit = units[cluster_.unit_of_hardware(hardware)];
       const topology::GpuRef gpu{unit.host, unit.gpus[0]};
@@ -130,16 +128,16 @@ void Bound::find_shapes() {
       if (of_island == 1) fabric.local = reach.fabric(std::vector{gpu}).local;  // as it has it where nothing is local
       if (num_islands > 1) {
         fabric.remote = reach.network(unit.host);
-        fabric.remote.bytes_per_s *= std::min(most_units, of_island);
+        fabric.remote.bytes_per_s *= of_island / static_cast<double>(reach.topology().hosts[unit.host].gpus.size());
       }
       if (most >= num_islands) shape.near_s = std::min(shape.near_s, pricer_.all_reduce(fabric).seconds);
       if (num_containers_ > 1 && num_islands > 1) shape.far_s = std::min(shape.far_s, far_price(fabric));
       shape.hop_island_s = std::min(shape.hop_island_s,
                                     inside.latency_s + static_cast<double>(job_.message_bytes()) / inside.bytes_per_s);
       const int host = unit.host;
-      shape.hop_leaf_s = std::min(shape.hop_leaf_s, pricer_.network_hop(host, host, 1, ranks, 1));
+      shape.hop_leaf_s = std::min(shape.hop_leaf_s, pricer_.network_hop(host, host, 1));
       if (num_containers_ > 1)
-        shape.hop_far_s = std::min(shape.hop_far_s, pricer_.network_hop(host, host, min_far_level_, ranks, 1));
+        shape.hop_far_s = std::min(shape.hop_far_s, pricer_.network_hop(host, host, min_far_level_));
     }
     shapes_.push_back(shape);
   }

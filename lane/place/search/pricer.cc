@@ -13,8 +13,21 @@ using plan::Fabric;
 using plan::Link;
 using topology::GpuRef;
 
-// Of a large group on several leaves, only so many schedules are priced: those that are the cheapest on one.
-constexpr size_t kMaxCandidates = 8;
+// Those of plan's schedules that are the cheapest anywhere from 8 KiB to 512 MiB, on 1 to 16 nodes of 1 to 72 GPUs on
+// NVLink or PCIe, on one leaf or two (multicast left out). The others would cost ten times as long to price.
+constexpr const char* kSchedules[] = {"one_shot",
+                                      "two_shot",
+                                      "bruck",
+                                      "recursive_doubling",
+                                      "ring",
+                                      "hier:two_shot/one_shot",
+                                      "hier:two_shot/two_shot",
+                                      "hier:two_shot/recursive_doubling",
+                                      "hier:two_shot/ring",
+                                      "hier:bruck/one_shot",
+                                      "hier:bruck/two_shot",
+                                      "hier:bruck/recursive_doubling",
+                                      "hier:bruck/ring"};
 
 template <class T>
 void append(std::string& key, const T& value) {
@@ -27,11 +40,13 @@ void append(std::string& key, const Link& link) {
   append(key, link.message_s);
 }
 
-std::string key_without_racks(const Fabric& fabric) {
+std::string key_of(const Fabric& fabric) {
   std::string key;
   for (const int node : fabric.layout.node_of) append(key, static_cast<int16_t>(node));
   append(key, fabric.local);
   append(key, fabric.remote);
+  for (const int rack : fabric.rack_of_node) append(key, static_cast<int16_t>(rack));
+  append(key, fabric.uplink);
   return key;
 }
 
@@ -48,32 +63,21 @@ Pricer::Pricer(const plan::Reach& reach, const Job& job) : reach_(reach), job_(j
         2 * static_cast<int>(plan::even_part(job.shape.num_layers, job.plan.pipeline, stage).size()));
   for (int host = 0; host < static_cast<int>(reach.topology().hosts.size()); ++host)
     network_.push_back(reach.network(host));
-}
-
-// Sorted by their price without racks, the cheapest first.
-const std::vector<std::string>& Pricer::candidates(const Fabric& fabric) {
-  const auto [found, is_new] = cheapest_.try_emplace(key_without_racks(fabric));
-  if (!is_new) return found->second;
-  const Fabric flat{.layout = fabric.layout, .local = fabric.local, .remote = fabric.remote};
-  std::vector<std::pair<double, std::string>> sorted;
-  for (const std::string& name : schedule_names(Collective::kAllReduce, fabric.layout))
-    if (name.find("multicast") == std::string::npos) sorted.emplace_back(price(name, flat, bytes_), name);
-  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  if (fabric.layout.num_ranks() > kAllPriced && sorted.size() > kMaxCandidates) sorted.resize(kMaxCandidates);
-  for (const auto& [seconds, name] : sorted) found->second.push_back(name);
-  return found->second;
+  // As in Reach::fabric(): a GPU's share of the NICs.
+  for (size_t host = 0; host < network_.size(); ++host)
+    network_[host].bytes_per_s /= std::max<double>(1, static_cast<double>(reach.topology().hosts[host].gpus.size()));
 }
 
 const Pricer::Price& Pricer::all_reduce(const Fabric& fabric) {
-  std::string key = key_without_racks(fabric);
-  for (const int rack : fabric.rack_of_node) append(key, static_cast<int16_t>(rack));
-  append(key, fabric.uplink);
-  const auto [found, is_new] = prices_.try_emplace(std::move(key));
+  const auto [found, is_new] = prices_.try_emplace(key_of(fabric));
   Price& best = found->second;
   if (!is_new || fabric.layout.num_ranks() == 1) return best;
   best.seconds = 1e18;
-  for (const std::string& name : candidates(fabric))
+  const std::vector<std::string> possible = schedule_names(Collective::kAllReduce, fabric.layout);
+  for (const char* name : kSchedules) {
+    if (std::find(possible.begin(), possible.end(), name) == possible.end()) continue;
     if (const double seconds = price(name, fabric, bytes_); seconds < best.seconds) best = {seconds, name};
+  }
   return best;
 }
 
@@ -84,24 +88,20 @@ double Pricer::island_hop(GpuRef from, GpuRef to) const {
   return std::max(a.latency_s, b.latency_s) + static_cast<double>(bytes_) / std::min(a.bytes_per_s, b.bytes_per_s);
 }
 
-double Pricer::network_hop(int host_a, int host_b, int level, int ranks_a, int ranks_b) const {
+double Pricer::network_hop(int host_a, int host_b, int level) const {
   const Link &a = network_[host_a], &b = network_[host_b];
-  const double rate = std::min(a.bytes_per_s / ranks_a, b.bytes_per_s / ranks_b);
-  return std::max(a.latency_s, b.latency_s) + reach_.switch_latency_s(level) + static_cast<double>(bytes_) / rate;
+  return std::max(a.latency_s, b.latency_s) + reach_.switch_latency_s(level) +
+         static_cast<double>(bytes_) / std::min(a.bytes_per_s, b.bytes_per_s);
 }
 
 double Pricer::hop(std::span<const GpuRef> from, std::span<const GpuRef> to) const {
   ensure(from.size() == to.size(), "neighbouring stages have as many ranks");
-  const auto ranks_on = [](std::span<const GpuRef> group, int host) {
-    return static_cast<int>(
-        std::count_if(group.begin(), group.end(), [&](const GpuRef gpu) { return gpu.host == host; }));
-  };
   double slowest = 0;
   for (size_t i = 0; i < from.size(); ++i) {
     const int a = from[i].host, b = to[i].host;
     slowest = std::max(slowest, reach_.island(from[i]) == reach_.island(to[i])
                                     ? island_hop(from[i], to[i])
-                                    : network_hop(a, b, reach_.switch_level(a, b), ranks_on(from, a), ranks_on(to, b)));
+                                    : network_hop(a, b, reach_.switch_level(a, b)));
   }
   return slowest;
 }
@@ -138,8 +138,7 @@ double Pricer::hop(const Cluster& cluster, const UnitGroup& from, const UnitGrou
   for (int rank = 0; rank < from.num_ranks(); rank += stride) {
     const Unit &a = units[from.units[rank / from.per_unit]], &b = units[to.units[rank / to.per_unit]];
     if (a.island != b.island) {
-      slowest =
-          std::max(slowest, network_hop(a.host, b.host, cluster.level(a.leaf, b.leaf), from.per_unit, to.per_unit));
+      slowest = std::max(slowest, network_hop(a.host, b.host, cluster.level(a.leaf, b.leaf)));
     } else {
       slowest = std::max(slowest, island_hop({a.host, a.gpus.front()}, {b.host, b.gpus.back()}));
     }

@@ -1,6 +1,5 @@
 // Private to lane/place: what groups and hops cost. Remembers what it has seen.
 #pragma once
-#include <map>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -17,8 +16,6 @@ class Pricer {
     std::string algorithm;
   };
 
-  static constexpr int kAllPriced = 32;  // groups of up to so many ranks try all schedules
-
   Pricer(const plan::Reach& reach, const Job& job);
 
   const Job& job() const { return job_; }
@@ -27,11 +24,10 @@ class Pricer {
   const Price& all_reduce(std::span<const topology::GpuRef> gpus) { return all_reduce(reach_.fabric(gpus)); }
   // Of the whole message from each rank to its counterpart of the next stage.
   double hop(std::span<const topology::GpuRef> from, std::span<const topology::GpuRef> to) const;
-  // Between two hosts; so many ranks share the NICs of each.
-  double network_hop(int host_a, int host_b, int level, int ranks_a, int ranks_b) const;
+  double network_hop(int host_a, int host_b, int level) const;
   double island_hop(topology::GpuRef from, topology::GpuRef to) const;
 
-  // The same by units; two lookups instead of a fabric.
+  // The same by units; a lookup instead of a fabric.
   double all_reduce(const Cluster& cluster, const UnitGroup& group);
   double hop(const Cluster& cluster, const UnitGroup& from, const UnitGroup& to) const;
   // Of a stage's all-reduces.
@@ -42,16 +38,13 @@ class Pricer {
   int num_all_reduces(int stage) const { return num_all_reduces_[stage]; }
 
  private:
-  const std::vector<std::string>& candidates(const plan::Fabric& fabric);
-
   const plan::Reach& reach_;
   const Job& job_;
   int64_t bytes_;
-  std::vector<int> num_all_reduces_;                          // by stage
-  std::vector<plan::Link> network_;                           // by host
-  std::unordered_map<std::string, Price> prices_;             // by fabric
-  std::unordered_map<std::string, double> unit_prices_;       // by group
-  std::map<std::string, std::vector<std::string>> cheapest_;  // schedules by layout and links, without racks
+  std::vector<int> num_all_reduces_;                     // by stage
+  std::vector<plan::Link> network_;                      // of one GPU, by host
+  std::unordered_map<std::string, Price> prices_;        // by fabric
+  std::unordered_map<std::string, double> unit_prices_;  // by group
 };
 
 }  // namespace lane::place
