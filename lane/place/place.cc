@@ -30,6 +30,10 @@ void check_job(const Job& job) {
   if (job.plan.replicas < 1) refuse("the number of replicas", job.plan.replicas);
   if (job.batch < 1) refuse("the batch", job.batch);
   if (job.input_tokens < 1) refuse("the input length", job.input_tokens);
+  constexpr int64_t kMaxRanks = 1 << 20;
+  if (int64_t{job.plan.tensor} * job.plan.pipeline > kMaxRanks / job.plan.replicas)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{} x {} x {} ranks: at most {}", job.plan.tensor,
+                                                         job.plan.pipeline, job.plan.replicas, kMaxRanks));
 }
 
 Group describe(const plan::Reach& reach, Pricer& pricer, std::span<const GpuRef> gpus) {

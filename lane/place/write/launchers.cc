@@ -150,8 +150,14 @@ std::string to_slurm(const plan::Reach& reach, const Placement& placement) {
   std::sort(sorted.begin(), sorted.end());
   std::string text = fmt::format(
       "#!/bin/bash\n# sbatch THIS_FILE PROGRAM ARGUMENTS\n#SBATCH --nodes={}\n#SBATCH --ntasks={}\n#SBATCH "
-      "--nodelist={}\n#SBATCH --exclusive\n",
+      "--nodelist={}\n",
       hosts.size(), ranks.size(), topology::compress_hostlist(sorted));
+  const bool shares_hosts = std::any_of(placement.gpus.begin(), placement.gpus.end(), [&](const topology::GpuRef gpu) {
+    const auto& gpus = topology.hosts[gpu.host].gpus;
+    return std::any_of(gpus.begin(), gpus.end(), [](const topology::Gpu& other) { return other.is_busy; });
+  });
+  text += shares_hosts ? "# Other jobs are on these hosts: the numbers of GPUs hold where Slurm does not hide theirs.\n"
+                       : "#SBATCH --exclusive\n";
   // Hints that hold for this placement; without --nodelist they ask Slurm for hosts as near.
   std::map<int, std::vector<int>> hosts_of_leaf;
   for (const topology::GpuRef gpu : placement.gpus) {
