@@ -261,7 +261,11 @@ class Placer {
     const bool is_complete = static_cast<int>(num_placed) == job_.plan.replicas;
     if (!is_complete) best.clear();
     compare(result, best);
-    if (!best.empty() && slowest(best) > result.bound_s + kTie) greedy.improve(best, result.bound_s);
+    if (!best.empty() && slowest(best) > result.bound_s + kTie) {
+      greedy.exchange(best, result.bound_s);
+      greedy.improve(best, result.bound_s);
+      greedy.exchange(best, result.bound_s);
+    }
     search_exactly(result, bound, best, num_placed);
     sort_by_host(cluster_, best);
     result.placement = evaluate(reach_, pricer_, Assigner(reach_, cluster_).run(best));

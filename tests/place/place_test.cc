@@ -247,13 +247,16 @@ TEST(Place, OneGpuNeedsNoCommunication) {
   EXPECT_TRUE(result.is_optimal);
 }
 
-TEST(Place, SaysWhatTheSlowestReplicaSpans) {
-  const Topology topology = cluster({{"a1", first(8)}, {"a1", first(8)}, {"a2", first(8)}, {"b1", first(8)}});
-  const Result result = placed(topology, job_for(16, 1, 2));
-  ASSERT_GE(result.why.size(), 2u);
-  EXPECT_NE(result.why[0].find("replica 1 stage 0 on h[2-3]"), std::string::npos) << result.why[0];
-  EXPECT_NE(result.why[1].find("room for 1 group"), std::string::npos) << result.why[1];
-  EXPECT_NE(result.why[1].find("less a step"), std::string::npos) << result.why[1];
+TEST(Place, SaysWhatTheSlowestReplicaSpansAndWhatABetterOneNeeds) {
+  const Topology topology = cluster({{"a1", first(8)}, {"a2", first(8)}, {"b1", first(4)}});
+  const Result result = placed(topology, job_for(16, 1, 1));
+  ASSERT_EQ(result.why.size(), 2u);
+  EXPECT_EQ(result.why[0].find("replica 0 stage 0 on h[0-1]: leaf switches joined by a spine"), 0u) << result.why[0];
+  for (const char* part : {"2 hosts with 8 free GPUs each on one leaf switch", "less a step", "2 hosts had as many",
+                           "1 on the fullest leaf", "1 group"})
+    EXPECT_NE(result.why[1].find(part), std::string::npos) << result.why[1] << "\nlacks " << part;
+  const Result best = placed(topology, job_for(8, 1, 1));
+  EXPECT_EQ(best.why.size(), 1u) << "nothing would be better";
 }
 
 // ---- against all placements there are

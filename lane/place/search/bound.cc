@@ -145,20 +145,21 @@ void Bound::find_shapes() {
 
 // Over runs of stages that share their islands: the cheapest way to have placed the first i stages, by how many of the
 // demands are met.
-double Bound::replica(int num_multi, int num_far, bool crosses) {
-  const auto [found, is_new] = known_.try_emplace(std::vector{num_multi, num_far, static_cast<int>(crosses)}, kNever);
+double Bound::replica(int small, int num_small, int num_far, bool crosses) {
+  const auto [found, is_new] =
+      known_.try_emplace(std::vector{small, num_small, num_far, static_cast<int>(crosses)}, kNever);
   if (!is_new) return found->second;
   const int pipeline = job_.plan.pipeline;
-  const auto index = [&](int multi, int far, int crossed) {
-    return (std::min(multi, num_multi) * (num_far + 1) + std::min(far, num_far)) * 2 + crossed;
+  const auto index = [&](int few, int far, int crossed) {
+    return (std::min(few, num_small) * (num_far + 1) + std::min(far, num_far)) * 2 + crossed;
   };
-  std::vector<std::vector<double>> best(pipeline + 1, std::vector<double>(index(num_multi, num_far, 1) + 1, kNever));
+  std::vector<std::vector<double>> best(pipeline + 1, std::vector<double>(index(num_small, num_far, 1) + 1, kNever));
   best[0][index(0, 0, crosses ? 0 : 1)] = 0;
   for (int begin = 0; begin < pipeline; ++begin)
-    for (int multi = 0; multi <= num_multi; ++multi)
+    for (int few = 0; few <= num_small; ++few)
       for (int far = 0; far <= num_far; ++far)
         for (int crossed = 0; crossed < 2; ++crossed) {
-          const double before = best[begin][index(multi, far, crossed)];
+          const double before = best[begin][index(few, far, crossed)];
           if (before == kNever) continue;
           for (const Shape& shape : shapes_)
             for (const bool is_far : {false, true}) {
@@ -167,9 +168,9 @@ double Bound::replica(int num_multi, int num_far, bool crosses) {
               double sum = before;
               for (int end = begin + 1; end <= std::min(pipeline, begin + shape.longest_run); ++end) {
                 sum += pricer_.num_all_reduces(end - 1) * each + (end - 1 > begin ? shape.hop_island_s : 0);
-                const int count = end - begin, is_multi = shape.of_island < job_.plan.tensor ? 1 : 0;
+                const int count = end - begin, is_small = shape.of_island < small ? 1 : 0;
                 const auto arrive = [&](double hop, int has_crossed) {
-                  double& at = best[end][index(multi + count * is_multi, far + (is_far ? count : 0), has_crossed)];
+                  double& at = best[end][index(few + count * is_small, far + (is_far ? count : 0), has_crossed)];
                   at = std::min(at, sum + hop);
                 };
                 const int so_far = crossed | (is_far ? 1 : 0);
@@ -178,7 +179,7 @@ double Bound::replica(int num_multi, int num_far, bool crosses) {
               }
             }
         }
-  return found->second = best[pipeline][index(num_multi, num_far, 1)];
+  return found->second = best[pipeline][index(num_small, num_far, 1)];
 }
 
 double Bound::at(const Free& free, int num_replicas) {
@@ -202,9 +203,21 @@ double Bound::at(const Free& free, int num_replicas) {
   const auto share = [&](int64_t in_one) {
     return static_cast<int>((std::max<int64_t>(num_groups - in_one, 0) + num_replicas - 1) / num_replicas);
   };
-  const int num_multi = share(room(of_island, tensor)), num_far = share(room(of_container, tensor));
   const bool crosses = room(of_container, tensor * pipeline) < num_replicas;
-  return std::max({replica(num_multi, 0, false), replica(0, num_far, false), replica(0, 0, crosses)});
+  double bound_s = std::max(replica(0, 0, share(room(of_container, tensor)), false), replica(0, 0, 0, crosses));
+  std::vector<int> larger;  // divisors
+  for (const int each : divisors_descending(tensor)) {
+    if (each == 1) break;
+    // Where a larger share is no multiple of this one, it may use what this one leaves over.
+    const bool is_chain = std::all_of(larger.begin(), larger.end(), [&](const int other) { return other % each == 0; });
+    larger.push_back(each);
+    int64_t usable = 0;
+    for (const int part : of_island)
+      if (part >= each) usable += is_chain ? part / each * each : part;
+    const int64_t fitting = each == tensor ? room(of_island, tensor) : usable / tensor;
+    bound_s = std::max(bound_s, replica(each, share(fitting), 0, false));
+  }
+  return bound_s;
 }
 
 }  // namespace lane::place

@@ -10,8 +10,9 @@ namespace lane::place {
 // Lower bounds on the slowest replica's cost. They hold because
 //   - a group on several islands costs at least as much as the cheapest one of its shape on the best hardware: a fabric
 //     takes the slowest link of each kind;
-//   - of the groups, at most sum(floor(free / tensor)) fit into single islands (and likewise into leaves), so that some
-//     replica has at least its share of the others;
+//   - groups that take q or more GPUs of each of their islands find room for at most sum(floor(free / q) q) ranks, and
+//   at
+//     most sum(floor(free / tensor)) groups fit into single leaves: some replica has its share of the others;
 //   - stages that pass data inside an island use it together: no more of them follow each other than it has room for.
 class Bound {
  public:
@@ -33,8 +34,9 @@ class Bound {
   void find_shapes();
   plan::Link fastest_inside(const Unit& unit, bool spans_hosts) const;
   double far_price(const plan::Fabric& near);
-  // With at least so many groups on several islands, so many on several leaves, and (if asked) leaves crossed at all.
-  double replica(int num_multi, int num_far, bool crosses);
+  // With at least `num_small` groups of fewer than `small` GPUs an island, `num_far` groups on several leaves, and (if
+  // asked) leaves crossed at all.
+  double replica(int small, int num_small, int num_far, bool crosses);
 
   const Cluster& cluster_;
   Pricer& pricer_;

@@ -47,24 +47,6 @@ std::string hosts_of(const plan::Reach& reach, const Group& group) {
   return topology::compress_hostlist(names);
 }
 
-// How many groups single islands, and single leaves, have room for.
-struct Room {
-  int64_t islands = 0, leaves = 0;
-  std::map<int, int> free_of_leaf;
-};
-
-Room room_for(const Cluster& cluster, int tensor) {
-  Room room;
-  std::map<int, int> free_of_island;
-  for (const Unit& unit : cluster.units()) {
-    free_of_island[unit.island] += static_cast<int>(unit.free.size());
-    room.free_of_leaf[unit.leaf] += static_cast<int>(unit.free.size());
-  }
-  for (const auto& [island, free] : free_of_island) room.islands += free / tensor;
-  for (const auto& [leaf, free] : room.free_of_leaf) room.leaves += free / tensor;
-  return room;
-}
-
 // "hosts with 8 free GPUs: 3; with 5: 1".
 std::string free_hosts(const Cluster& cluster) {
   std::map<int, int, std::greater<>> count;
@@ -76,6 +58,39 @@ std::string free_hosts(const Cluster& cluster) {
     text += fmt::format("{}{} with {} free", text.empty() ? "" : ", ", plural(hosts, "host"), plural(free, "GPU"));
   }
   return text;
+}
+
+// The next cheaper way to hold a group, were there room for it: so many hosts of one leaf with as many GPUs each.
+std::string next_better(const plan::Reach& reach, const Cluster& cluster, Pricer& pricer, const Group& group,
+                        int num_all_reduces) {
+  const int tensor = static_cast<int>(group.gpus.size()), host = group.gpus[0].host;
+  const auto num_gpus = static_cast<double>(reach.topology().hosts[host].gpus.size());
+  const bool by_nvlink = reach.topology().hosts[host].gpus[group.gpus[0].gpu].num_nvlinks > 0;
+  int best = 0;
+  double best_s = 0;
+  for (const int per_host : divisors_descending(tensor)) {
+    const int num_hosts = tensor / per_host;
+    if (per_host > num_gpus) continue;
+    plan::Fabric fabric{.layout = plan::Layout::uniform(num_hosts, per_host)};
+    fabric.local = by_nvlink ? reach.nvlink(group.gpus[0]) : reach.pcie(group.gpus[0]);
+    fabric.remote = num_hosts > 1 ? reach.network(host) : plan::Link{};
+    fabric.remote.bytes_per_s *= per_host / num_gpus;
+    const double seconds = pricer.all_reduce(fabric).seconds;
+    if (seconds < group.all_reduce_s * 0.999 && seconds > best_s) best = per_host, best_s = seconds;
+  }
+  if (best == 0) return "";
+  std::map<int, int> on_leaf;
+  int num_fitting = 0, most = 0;
+  for (const Unit& unit : cluster.units())
+    if (static_cast<int>(unit.free.size()) >= best) ++num_fitting, most = std::max(most, ++on_leaf[unit.leaf]);
+  const int num_hosts = tensor / best, num_groups = pricer.job().plan.pipeline * pricer.job().plan.replicas;
+  return fmt::format(
+      "next better for its slowest group: {} with {} free GPUs{}, {} less a step; before this job {} had as many ({} "
+      "on "
+      "the fullest leaf switch), and {} want them",
+      plural(num_hosts, "host"), best, num_hosts > 1 ? " each on one leaf switch" : "",
+      format_duration(num_all_reduces * (group.all_reduce_s - best_s)), plural(num_fitting, "host"), most,
+      plural(num_groups, "group"));
 }
 
 }  // namespace
@@ -102,52 +117,20 @@ std::vector<std::string> explain(const plan::Reach& reach, const Cluster& cluste
       break;
     }
   }
-  // What keeps groups apart, and what one step nearer would gain.
-  Tier worst = Tier::kSelf;
-  int num_worst = 0, num_unaligned = 0;
-  double worst_s = 0;
-  for (const Group& group : placement.groups) {
-    if (group.tier > worst) worst = group.tier, num_worst = 0, worst_s = 0;
-    if (group.tier == worst) ++num_worst, worst_s = std::max(worst_s, group.all_reduce_s);
-    num_unaligned += group.is_aligned ? 0 : 1;
-  }
-  const Room room = room_for(cluster, job.plan.tensor);
-  const int64_t num_groups = static_cast<int64_t>(placement.groups.size());
-  if (worst >= Tier::kLeaf && job.plan.tensor > 1) {
-    const bool is_far = worst > Tier::kLeaf;
-    plan::Fabric near{.layout = plan::Layout::one_node(job.plan.tensor)};
-    const Group& any = *std::find_if(placement.groups.begin(), placement.groups.end(),
-                                     [&](const Group& group) { return group.tier == worst; });
-    if (is_far) {
-      near = reach.fabric(any.gpus);
-      near.rack_of_node.clear();
-      near.uplink = {};
-    } else {
-      near.local = reach.nvlink(any.gpus[0]);
-    }
-    const double near_s = pricer.all_reduce(near).seconds;
-    int num_all_reduces = 0;
-    for (int stage = 0; stage < pipeline; ++stage) num_all_reduces += pricer.num_all_reduces(stage);
-    std::string line = fmt::format("{} of {} groups span {}: ", num_worst, num_groups, words_for(worst));
-    const int64_t fitting = is_far ? room.leaves : room.islands;
-    if (fitting < num_groups) {
-      line +=
-          fmt::format("{} on single {} have room for {} of {} GPUs", is_far ? "the free GPUs" : "the free GPUs",
-                      is_far ? "leaf switches" : "hosts or NVLink domains", plural(fitting, "group"), job.plan.tensor);
-    } else {
-      line += fmt::format("all of them on single {} would leave other parts of a replica farther apart",
-                          is_far ? "leaf switches" : "hosts or NVLink domains");
-    }
-    if (near_s < worst_s)
-      line +=
-          fmt::format("; a replica that is {} takes {} less a step", is_far ? "on one leaf" : "in one NVLink domain",
-                      format_duration(num_all_reduces * (worst_s - near_s)));
-    why.push_back(std::move(line));
+  if (job.plan.tensor > 1) {
+    const auto begin = placement.groups.begin() + replica * pipeline;
+    const auto slow = std::max_element(begin, begin + pipeline,
+                                       [](const Group& a, const Group& b) { return a.all_reduce_s < b.all_reduce_s; });
+    const std::string better =
+        next_better(reach, cluster, pricer, *slow, pricer.num_all_reduces(static_cast<int>(slow - begin)));
+    if (!better.empty()) why.push_back(better);
   }
   if (const auto far = std::count_if(placement.hops.begin(), placement.hops.end(),
                                      [](const Tier tier) { return tier > Tier::kLeaf; });
       far > 0)
     why.push_back(fmt::format("{} of {} hops between stages leave their leaf switch", far, placement.hops.size()));
+  const auto num_unaligned = std::count_if(placement.groups.begin(), placement.groups.end(),
+                                           [](const Group& group) { return !group.is_aligned; });
   if (num_unaligned > 0)
     why.push_back(
         fmt::format("{} do not have the same GPU indices on each host, so that their traffic changes rails: "

@@ -343,4 +343,74 @@ void Greedy::improve(std::vector<UnitReplica>& replicas, double floor_s) {
   }
 }
 
+bool Greedy::in_one_rack(const UnitReplica& replica) const {
+  const int rack = cluster_.units()[replica.stages[0].units[0]].rack;
+  for (const UnitGroup& group : replica.stages)
+    for (const int unit : group.units)
+      if (cluster_.units()[unit].rack != rack) return false;
+  return true;
+}
+
+// Gives the most expensive stage of `slow` for the stage of `other` that leaves the slower of both the fastest.
+bool Greedy::swap_stage(UnitReplica& slow, UnitReplica& other) {
+  size_t worst = 0;
+  double worst_s = -1;
+  for (size_t i = 0; i < slow.stages.size(); ++i)
+    if (const double seconds = pricer_.all_reduce(cluster_, slow.stages[i]); seconds > worst_s)
+      worst = i, worst_s = seconds;
+  std::optional<std::pair<UnitReplica, UnitReplica>> best;
+  double best_s = slow.seconds - kTie;
+  for (size_t i = 0; i < other.stages.size(); ++i) {
+    std::pair<UnitReplica, UnitReplica> tried{slow, other};
+    std::swap(tried.first.stages[worst], tried.second.stages[i]);
+    if (job_.same_rack && !(in_one_rack(tried.first) && in_one_rack(tried.second))) continue;
+    tried.first.seconds = pricer_.replica(cluster_, tried.first.stages);
+    tried.second.seconds = pricer_.replica(cluster_, tried.second.stages);
+    if (const double seconds = std::max(tried.first.seconds, tried.second.seconds); seconds < best_s)
+      best = std::move(tried), best_s = seconds;
+  }
+  if (!best) return false;
+  slow = std::move(best->first), other = std::move(best->second);
+  return true;
+}
+
+// Partners: replicas on the same leaves first, then the fastest ones.
+void Greedy::exchange(std::vector<UnitReplica>& replicas, double floor_s) {
+  if (job_.plan.pipeline < 2 || replicas.size() < 2) return;
+  constexpr size_t kNear = 48, kFast = 16;
+  int64_t num_left = 60'000 / job_.plan.pipeline;  // pairs of replicas that may be priced
+  const auto leaves_of = [&](const UnitReplica& replica) {
+    std::set<int> leaves;
+    for (const UnitGroup& group : replica.stages)
+      for (const int unit : group.units) leaves.insert(cluster_.units()[unit].leaf);
+    return leaves;
+  };
+  while (num_left > 0) {
+    const auto slowest = std::max_element(replicas.begin(), replicas.end(),
+                                          [](const auto& a, const auto& b) { return a.seconds < b.seconds; });
+    if (slowest->seconds <= floor_s + kTie) return;
+    const std::set<int> here = leaves_of(*slowest);
+    std::vector<std::pair<double, UnitReplica*>> near, fast;
+    for (UnitReplica& other : replicas) {
+      if (&other == &*slowest || other.seconds >= slowest->seconds - kTie) continue;
+      const bool is_near = here.contains(cluster_.units()[other.stages[0].units[0]].leaf);
+      (is_near ? near : fast).emplace_back(other.seconds, &other);
+    }
+    const auto keep_fastest = [](auto& list, size_t count) {
+      std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      if (list.size() > count) list.resize(count);
+    };
+    keep_fastest(near, kNear);
+    keep_fastest(fast, kFast);
+    near.insert(near.end(), fast.begin(), fast.end());
+    bool is_better = false;
+    for (const auto& [seconds, other] : near) {
+      num_left -= static_cast<int64_t>(other->stages.size());
+      is_better = swap_stage(*slowest, *other);
+      if (is_better || num_left <= 0) break;
+    }
+    if (!is_better) return;
+  }
+}
+
 }  // namespace lane::place

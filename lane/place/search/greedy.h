@@ -28,6 +28,8 @@ class Greedy {
   std::vector<UnitReplica> run(double floor_s);
   // Lowers the cost of the slowest replica as long as it finds a way.
   void improve(std::vector<UnitReplica>& replicas, double floor_s);
+  // The same by exchanging groups: one bad group for each replica is better than all of them for one.
+  void exchange(std::vector<UnitReplica>& replicas, double floor_s);
 
  private:
   struct Zone {
@@ -50,6 +52,8 @@ class Greedy {
   void offer(UnitGroup group, const Free& free, Choice& choice) const;
   std::vector<double> preference(const UnitReplica& replica) const;
   void count(const UnitReplica& replica, int sign);
+  bool swap_stage(UnitReplica& slow, UnitReplica& other);
+  bool in_one_rack(const UnitReplica& replica) const;
 
   const Cluster& cluster_;
   Pricer& pricer_;
