@@ -266,11 +266,15 @@ class Placer {
       greedy.improve(best, result.bound_s);
       greedy.exchange(best, result.bound_s);
     }
+    const double bound_s = result.bound_s;
     search_exactly(result, bound, best, num_placed);
     sort_by_host(cluster_, best);
     result.placement = evaluate(reach_, pricer_, Assigner(reach_, cluster_).run(best));
-    // Where GPUs of a host differ, counts of them do not say all: then nothing is proved.
-    if (cluster_.has_uneven_hosts()) result.is_optimal = false;
+    if (cluster_.has_uneven_hosts()) {
+      // Counts of GPUs do not say all of these hosts: nothing is proved, and an order may happen to be better.
+      result.is_optimal = false, result.bound_s = bound_s;
+      if (!other_.gpus.empty() && other_.step_s < result.placement.step_s - kTie) result.placement = other_;
+    }
     result.why = explain(reach_, cluster_, pricer_, result);
     return result;
   }
@@ -290,7 +294,12 @@ class Placer {
       if (!gpus) return 0.0;
       auto replicas = as_units(cluster_, pricer_, *gpus);
       is_even = replicas.has_value();
-      if (!is_even) return evaluate(reach_, pricer_, *gpus).step_s;
+      if (!is_even || cluster_.has_uneven_hosts()) {
+        Placement placement = evaluate(reach_, pricer_, *gpus);
+        const double seconds = placement.step_s;
+        if (is_even && (other_.gpus.empty() || seconds < other_.step_s)) other_ = std::move(placement);
+        return seconds;
+      }
       const double seconds = slowest(*replicas);
       if (best.empty() || seconds < slowest(best) - kTie) best = std::move(*replicas);
       return seconds;
@@ -331,6 +340,7 @@ class Placer {
   const SearchOptions& options_;
   Cluster cluster_;
   Pricer pricer_;
+  Placement other_;  // the best of the orders, where GPUs of a host differ
 };
 
 }  // namespace

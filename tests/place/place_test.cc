@@ -259,6 +259,46 @@ TEST(Place, SaysWhatTheSlowestReplicaSpansAndWhatABetterOneNeeds) {
   EXPECT_EQ(best.why.size(), 1u) << "nothing would be better";
 }
 
+TEST(Place, HostsThatDifferInTheirNvlinkAreStillNoWorseThanTheirOrder) {
+  using topology::Path;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    uint64_t counter = 0;
+    const auto draw = [&](int count) { return static_cast<int>(random_bits(7000 + seed, counter++) % count); };
+    std::vector<HostSpec> hosts;
+    for (int i = 0; i < 4; ++i) {
+      HostSpec host{draw(2) == 0 ? "a1" : "a2", {}, 4};
+      for (int gpu = 0; gpu < 4; ++gpu)
+        if (draw(4) != 0) host.free.push_back(gpu);
+      hosts.push_back(host);
+    }
+    Topology topology = cluster(hosts);
+    for (topology::Host& host : topology.hosts) {  // bridged in random pairs
+      const int mate = 1 + draw(3);
+      host.gpu_to_gpu.assign(4, std::vector<Path>(4, Path::kNode));
+      const auto join = [&](int a, int b) { host.gpu_to_gpu[a][b] = host.gpu_to_gpu[b][a] = Path::kNvlink; };
+      join(0, mate);
+      join(mate == 1 ? 2 : 1, mate == 3 ? 2 : 3);
+      for (int gpu = 0; gpu < 4; ++gpu) host.gpu_to_gpu[gpu][gpu] = Path::kSelf;
+    }
+    const Job job = job_for(draw(2) == 0 ? 2 : 4, 1 + draw(2), 1 + draw(2));
+    const Reach reach(topology);
+    try {
+      expect_rules(topology, job, place(reach, job));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << error.what();
+    }
+  }
+}
+
+TEST(Place, AHostMayHaveGpusOfTwoDomains) {
+  Topology topology = cluster({{"a1", first(8)}, {"a1", first(8)}});
+  for (topology::Host& host : topology.hosts)
+    for (int gpu = 0; gpu < 8; ++gpu) host.gpus[gpu].nvlink_domain = gpu < 4 ? "left" : "right";
+  const Result result = placed(topology, job_for(8, 1, 2));
+  for (const Group& group : result.placement.groups) EXPECT_EQ(group.tier, Tier::kNvlink);
+  EXPECT_EQ(result.placement.groups[0].num_hosts, 2);
+}
+
 // ---- against all placements there are
 
 // All ways to give each group, in turn, equal shares of hosts. Independent of the search but for evaluate().
@@ -330,6 +370,9 @@ class BruteForce {
     const size_t size = static_cast<size_t>(job_.plan.tensor) * job_.plan.pipeline;
     double slowest = 0;
     for (size_t begin = 0; begin < gpus_.size(); begin += size) {
+      for (size_t i = begin; i < begin + size; ++i)
+        if (job_.same_rack && topology_.hosts[gpus_[i].host].rack != topology_.hosts[gpus_[begin].host].rack)
+          return INFINITY;
       std::vector<int> key;
       for (size_t i = begin; i < begin + size; ++i) key.push_back(gpus_[i].host);
       const auto [found, is_new] = known_.try_emplace(key, 0);
@@ -374,6 +417,7 @@ Case random_case(uint64_t seed) {
     for (int gpu = 0; gpu < 4; ++gpu)
       if (draw(4) < chance) host.free.push_back(gpu);
     if (has_domains) host.domain = "rack" + std::to_string(leaf);
+    host.rack = "r" + std::to_string(draw(2));
     one.hosts.push_back(host);
   }
   const int plans[][3] = {{2, 1, 2}, {4, 1, 2}, {4, 2, 1}, {2, 2, 2}, {8, 1, 1}, {6, 1, 1},
@@ -382,6 +426,7 @@ Case random_case(uint64_t seed) {
   one.job = job_for(plan[0], plan[1], plan[2]);
   one.job.objective = draw(2) == 0 ? Objective::kDecode : Objective::kPrefill;
   one.job.shape.num_layers = 7;
+  one.job.same_rack = draw(5) == 0;
   return one;
 }
 
@@ -444,7 +489,7 @@ TEST(PlaceExact, AnUnfinishedTreeClaimsNothing) {
 }
 
 TEST(PlaceLarge, KeepsTheRulesOnRandomClusters) {
-  for (uint64_t seed = 0; seed < 40; ++seed) {
+  for (uint64_t seed = 0; seed < 24; ++seed) {
     uint64_t counter = 0;
     const auto draw = [&](int count) { return static_cast<int>(random_bits(1000 + seed, counter++) % count); };
     std::vector<HostSpec> hosts;

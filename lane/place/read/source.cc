@@ -114,7 +114,7 @@ void fill_hosts(Source& source, const HostDefaults& defaults, topology::Topology
     source.notes.push_back(
         fmt::format("NICs of {} hosts assumed: {} x {:g} Gb/s InfiniBand (--nics-per-node, --nic-gbit)",
                     num_without_nics, first.nics.size(), first.nics[0].ports[0].gbit_per_s));
-  if (kind_of(defaults).num_gpus == 4 && !has_domains)
+  if (std::string_view(kind_of(defaults).key) == "gb200" && !has_domains)
     source.notes.push_back(
         "NVLink domains between hosts are not known: each host was taken as its own (--leaf-is-nvlink-domain, or a "
         "CSV with nvlink_domain)");
