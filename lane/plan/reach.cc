@@ -217,13 +217,13 @@ Fabric Reach::fabric(std::span<const GpuRef> ranks) const {
   ensure(!ranks.empty(), "a fabric has a rank");
   Fabric fabric{.local = kFastest, .remote = kFastest};
   std::map<int, int> node_of_island;
-  std::vector<GpuRef> first;         // of a node
-  std::vector<std::set<int>> hosts;  // of a node
+  std::vector<GpuRef> first;              // of a node
+  std::vector<std::map<int, int>> hosts;  // of a node: ranks by host
   for (const GpuRef rank : ranks) {
     const auto [found, is_new] = node_of_island.try_emplace(island(rank), static_cast<int>(first.size()));
     if (is_new) first.push_back(rank), hosts.emplace_back();
     fabric.layout.node_of.push_back(found->second);
-    hosts[found->second].insert(rank.host);
+    ++hosts[found->second][rank.host];
     slow_down(fabric.local, tier(rank, first[found->second]) == Tier::kNode ? pcie(rank) : nvlink(rank));
   }
   if (first.size() == 1) return fabric;
@@ -232,9 +232,12 @@ Fabric Reach::fabric(std::span<const GpuRef> ranks) const {
   std::vector<int> nodes_of_rack;
   double uplink = 1e18;
   for (size_t node = 0; node < first.size(); ++node) {
-    Link together = network(*hosts[node].begin());
+    // A rank has its GPU's share of its host's NICs: the others may be at work too.
+    Link together = network(hosts[node].begin()->first);
     together.bytes_per_s = 0;
-    for (const int host : hosts[node]) together.bytes_per_s += network(host).bytes_per_s;
+    for (const auto& [host, num_ranks] : hosts[node])
+      together.bytes_per_s +=
+          network(host).bytes_per_s * num_ranks / static_cast<double>(topology_.hosts[host].gpus.size());
     slow_down(fabric.remote, together);
     const int group = leaf_group(first[node].host);
     const auto [found, is_new] = rack_of_group.try_emplace(group, static_cast<int>(nodes_of_rack.size()));
@@ -249,7 +252,9 @@ Fabric Reach::fabric(std::span<const GpuRef> ranks) const {
     return fabric;
   }
   const int most = *std::max_element(nodes_of_rack.begin(), nodes_of_rack.end());
-  fabric.uplink = {switch_latency_s(top), std::min(uplink, most * fabric.remote.bytes_per_s), 0};
+  // A rank's messages are charged the same whether or not they leave the rack; else a rank that sends many would hide
+  // the way's latency.
+  fabric.uplink = {switch_latency_s(top), std::min(uplink, most * fabric.remote.bytes_per_s), fabric.remote.message_s};
   return fabric;
 }
 
