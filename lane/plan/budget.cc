@@ -93,6 +93,9 @@ Planner::Planner(const Reach& reach, const Work& work, const PlannerOptions& opt
   for (const GpuRef gpu : gpus_)
     if (const int64_t bytes = topology.hosts[gpu.host].gpus[gpu.gpu].memory_bytes; bytes > 0)
       options_.peaks.memory_bytes = std::min(options_.peaks.memory_bytes, bytes);
+  if (options_.peaks.memory_bytes == 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                "topology " + topology.name + ": its GPUs have no memory_bytes; add them, plans are held against them");
 }
 
 const Planner::Groups& Planner::groups(int tensor) {
