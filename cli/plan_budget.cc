@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "cli/commands.h"
 #include "cli/shape_flags.h"
 #include "lane/base/error.h"
@@ -34,8 +37,12 @@ struct Flags {
 
 // A time with its bounds in the time's own unit: "4.80 ms (4.10 to 5.50)".
 std::string with_bounds(const Estimate& time) {
-  const double scale = time.seconds < 1e-3 ? 1e6 : time.seconds < 1 ? 1e3 : 1;
-  return fmt::format("{} ({:.3g} to {:.3g})", format_duration(time.seconds), time.low_s * scale, time.high_s * scale);
+  const double size = std::abs(time.seconds), scale = size < 1e-3 ? 1e6 : size < 1 ? 1e3 : 1;
+  const auto number = [&](double seconds) {
+    const double value = seconds * scale;
+    return std::abs(value) >= 1000 ? fmt::format("{:.0f}", value) : fmt::format("{:.3g}", value);
+  };
+  return fmt::format("{} ({} to {})", format_duration(time.seconds), number(time.low_s), number(time.high_s));
 }
 
 topology::Topology load_topology(const Flags& flags) {
@@ -58,23 +65,23 @@ plan::PlannerOptions options_of(const Flags& flags) {
 }
 
 void print_phase(const char* title, const PhaseBudget& phase) {
-  fmt::print("\n{:<14} {:>28} {:>7}  {:<13} {}\n", title, "time (low to high)", "share", "class", "how");
+  fmt::print("\n{:<18} {:>28} {:>7}  {:<13} {}\n", title, "time (low to high)", "share", "class", "how");
   for (const plan::BudgetRow& row : phase.rows)
-    fmt::print("{:<14} {:>28} {:>5.1f} %  {:<13} {}\n", row.name, with_bounds(row.time),
+    fmt::print("{:<18} {:>28} {:>5.1f} %  {:<13} {}\n", row.name, with_bounds(row.time),
                100 * row.time.seconds / phase.total.seconds, name_of(row.time.basis), row.note);
-  fmt::print("{:<14} {:>28} {:>7}  {:<13}\n", "total", with_bounds(phase.total), "", name_of(phase.total.basis));
+  fmt::print("{:<18} {:>28} {:>7}  {}\n", "total", with_bounds(phase.total), "", name_of(phase.total.basis));
 }
 
 void print_crossings(const Budget& budget) {
   if (budget.crossings.empty()) return;
-  const double step_s = budget.decode.total.seconds;
   fmt::print("\nTP {} goes over {}.", budget.plan.tensor, name_of(budget.widest));
   for (const plan::Crossing& one : budget.crossings) {
     const char* within = one.tier == plan::Tier::kNvlink ? "one NVLink domain"
                          : one.tier == plan::Tier::kLeaf ? "one leaf switch"
                                                          : "one spine";
-    fmt::print(" Within {} a step would take {}: crossing it {} {}.", within, format_duration(one.step_s),
-               one.step_s <= step_s ? "costs" : "saves", format_duration(std::abs(step_s - one.step_s)));
+    Estimate cost = one.cost;
+    if (cost.seconds < 0) cost = {-cost.seconds, -cost.high_s, -cost.low_s, cost.basis, cost.source};
+    fmt::print(" More than {} {} {} of a step.", within, one.cost.seconds < 0 ? "saves" : "costs", with_bounds(cost));
   }
   fmt::print("\n");
 }
@@ -159,7 +166,7 @@ void print_json(const Flags& flags, const std::string& model, plan::Planner& pla
   Json json = head_of(flags, model, planner, topology);
   Json crossings = Json::array();
   for (const plan::Crossing& one : budget.crossings)
-    crossings.push_back({{"within", name_of(one.tier)}, {"step_s", one.step_s}});
+    crossings.push_back({{"more_than", name_of(one.tier)}, {"cost", json_of(one.cost)}});
   json["plan"] = json_of(budget.plan);
   json["decode"] = json_of(budget.decode);
   json["prefill"] = json_of(budget.prefill);
@@ -168,7 +175,7 @@ void print_json(const Flags& flags, const std::string& model, plan::Planner& pla
   json["time_between_tokens"] = json_of(budget.time_between_tokens());
   json["tokens_per_s"] = {{"replica", budget.tokens_per_s()}, {"total", budget.tokens_per_s() * budget.plan.replicas}};
   json["widest_tier"] = name_of(budget.widest);
-  json["step_if_within"] = crossings;
+  json["crossings"] = crossings;
   json["advice"] = planner.advice(budget);
   fmt::print("{}\n", json.dump(1));
 }

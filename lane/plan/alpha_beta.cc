@@ -75,12 +75,12 @@ double seconds_of(const Round& round, const GroupShape& shape, int64_t bytes) {
   const bool network = round.tier >= Tier::kLeaf;
   const Link& link = network ? shape.remote : shape.local;
   const double size = static_cast<double>(bytes);
-  double latency = link.latency_s;
-  if (network) latency += shape.switches_s[static_cast<size_t>(round.tier) - static_cast<size_t>(Tier::kLeaf)];
-  double port = latency + (round.messages - 1) * link.message_s + round.share * size / link.bytes_per_s;
-  if (round.uplink_share > 0 && shape.uplink.bytes_per_s > 0)
-    port = std::max(port, latency + round.uplink_share * size / shape.uplink.bytes_per_s);
-  return port;
+  double seconds = link.latency_s + (round.messages - 1) * link.message_s + round.share * size / link.bytes_per_s;
+  if (round.uplink_share > 0) {
+    const double switches_s = shape.switches_s[static_cast<size_t>(round.tier) - static_cast<size_t>(Tier::kLeaf)];
+    seconds = std::max(seconds, link.latency_s + switches_s + round.uplink_share * size / shape.uplink.bytes_per_s);
+  }
+  return seconds;
 }
 
 }  // namespace

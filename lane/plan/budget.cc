@@ -226,9 +226,8 @@ PhaseBudget Planner::phase(const ParallelPlan& plan, const Stage& stage, int mic
     const Estimate& whole = stage.one.total;
     const double share = seconds / whole.seconds;
     const Estimate part{seconds, whole.low_s * share, whole.high_s * share, whole.basis, whole.source};
-    add("over " + std::string(name_of(static_cast<Tier>(tier))), part.times(result.num_messages),
-        fmt::format("{:.0f} x {} of all-reduce, {}", result.num_messages, bytes_text(stage.message_bytes),
-                    stage.one.algorithm));
+    add("all-reduce " + std::string(name_of(static_cast<Tier>(tier))), part.times(result.num_messages),
+        fmt::format("{:.0f} x {}, {}", result.num_messages, bytes_text(stage.message_bytes), stage.one.algorithm));
   }
   result.communication = stage.one.total.times(result.num_messages);
   if (plan.pipeline > 1)
@@ -293,8 +292,9 @@ std::vector<Crossing> Planner::crossings(const ParallelPlan& plan, const PhaseBu
     const double now_s = decode.communication.seconds / decode.num_messages;
     const bool waits = decode.rows.back().name == "bubbles";  // which are other stages' work, all-reduces included
     const double work_s = decode.total.seconds - (waits ? decode.rows.back().time.seconds : 0);
-    const double saved_s = (now_s - slowest_s) * decode.num_messages * decode.total.seconds / work_s;
-    result.push_back({tier, decode.total.seconds - saved_s});
+    Estimate cost = decode.communication.times((now_s - slowest_s) / now_s * decode.total.seconds / work_s);
+    if (cost.seconds < 0) std::swap(cost.low_s, cost.high_s);
+    result.push_back({tier, cost});
   }
   return result;
 }

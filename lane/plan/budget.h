@@ -21,7 +21,7 @@ struct Work {
 
 // What the time of a GPU of the slowest stage goes to.
 struct BudgetRow {
-  std::string name;  // "matmul", "attention", "over nvlink", "over leaf", "transfers", "other", "bubbles"
+  std::string name;  // "matmul", "attention", "all-reduce nvlink", "all-reduce leaf", "transfers", "other", "bubbles"
   Estimate time;
   std::string note = {};  // how it comes about
 };
@@ -42,10 +42,11 @@ struct MemoryBudget {
   bool fits() const { return total() <= available; }
 };
 
-// The same plan if all of a tensor-parallel group's ranks were no further apart than `tier`.
+// What a decode step would save if all of a tensor-parallel group's ranks were no further apart than `tier`; negative
+// if it would take longer.
 struct Crossing {
   Tier tier = Tier::kNvlink;
-  double step_s = 0;
+  Estimate cost;
 };
 
 struct Budget {

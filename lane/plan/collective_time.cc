@@ -77,9 +77,10 @@ ByTier nccl_latency_by_tier(const GroupShape& shape, const NcclGroup& group, con
   const double each_s = crossings == 0 ? 0 : (all_us - inside_us) * 1e-6 / crossings;
   const auto& within = shape.islands_within;
   for (int i = 0; i < crossings; ++i) {
-    // A tree's levels span 2, 4, 8, ... nodes; of a ring's steps every one waits for the widest in turn.
-    const int span =
-        choice.algorithm == NcclAlgorithm::kRing ? (i % group.num_nodes == 0 ? group.num_nodes : 2) : 2 << (i / 2);
+    // A tree's levels span 2, 4, 8, ... and at last all nodes; once in a round trip a ring's message closes the ring.
+    const bool is_ring = choice.algorithm == NcclAlgorithm::kRing;
+    const bool widest = is_ring ? i % group.num_nodes == 0 : i + 2 >= crossings;
+    const int span = widest ? group.num_nodes : is_ring ? 2 : 2 << (i / 2);
     const int tier = span <= within[0] ? 0 : span <= within[1] ? 1 : 2;
     by_tier[index(Tier::kLeaf) + tier] += each_s + shape.switches_s[tier];
   }
@@ -100,7 +101,7 @@ CollectiveCost nccl_from_model(const GroupShape& shape, int64_t bytes) {
   cost.by_tier[index(shape.num_islands > 1 ? Tier::kLeaf : shape.inside)] += bytes_s;
   double sum_s = latency_s + bytes_s;
   // NCCL does not know how thin a leaf's uplink is: at least 2 (n-1)/n of the vector go out through it.
-  if (shape.num_islands > shape.islands_within[0] && shape.uplink.bytes_per_s > 0) {
+  if (shape.num_islands > shape.islands_within[0]) {
     const double uplink_s = 2.0 * (shape.num_ranks - 1) / shape.num_ranks * double(bytes) / shape.uplink.bytes_per_s;
     if (uplink_s > bytes_s) cost.by_tier[index(shape.widest())] += uplink_s - bytes_s, sum_s += uplink_s - bytes_s;
   }
@@ -200,7 +201,7 @@ GroupShape shape_of(const Reach& reach, std::span<const GpuRef> ranks) {
   shape.amd_cpu = host.machine.cpu_model.find("AMD") != std::string::npos;
   shape.islands_within = {shape.num_islands, shape.num_islands, shape.num_islands};
   if (shape.num_islands == 1) return shape;
-  shape.uplink = fabric.rack_of_node.empty() ? Link{0, 0, 0} : fabric.uplink;
+  if (!fabric.rack_of_node.empty()) shape.uplink = fabric.uplink;
   for (int level = 1; level <= 2; ++level) shape.islands_within[level - 1] = islands_below(reach, first_host, level);
   shape.switches_s = {0, reach.switch_latency_s(2), reach.switch_latency_s(3)};
   return shape;
@@ -211,7 +212,6 @@ GroupShape packed(GroupShape shape, Tier tier) {
   if (tier >= Tier::kLeaf) {
     shape.islands_within[0] = tier == Tier::kLeaf ? shape.num_islands : shape.islands_within[0];
     shape.islands_within[1] = shape.num_islands;
-    if (tier == Tier::kLeaf) shape.uplink.bytes_per_s = 0;
     return shape;
   }
   shape.ranks_per_island = shape.num_ranks;

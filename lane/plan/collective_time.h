@@ -22,7 +22,7 @@ struct GroupShape {
   Tier inside = Tier::kNvlink;             // of an island: kNvlink or kNode
   std::array<int, 3> islands_within = {};  // a leaf, a spine, the core: how many of the group's; the last is all
   std::array<double, 3> switches_s = {};   // that a way through that tier adds to the network's latency
-  Link local, remote, uplink;              // uplink: of a leaf; its bytes_per_s is 0 if there is no limit
+  Link local, remote, uplink;              // uplink: of a leaf
   std::string gpu;                         // gpu_kind(); may be empty
   int sm = 90, nics_per_island = 1;
   bool amd_cpu = false;

@@ -106,14 +106,14 @@ std::string sweep_chart(const std::string& title, const std::vector<SweepPoint>&
         point.is_best ? "1" : "0.45", name_of(point.plan), format_duration(point.step.seconds),
         format_duration(point.step.low_s), format_duration(point.step.high_s), point.tokens_per_s);
   std::string way;
-  double last_y = 1e9;
+  double last_x = -1e9, last_y = 1e9;
   for (const SweepPoint& point : points) {
     if (!point.is_best) break;
     const double at_x = x.at(point.step.seconds), at_y = y.at(point.tokens_per_s);
     way += fmt::format("{}{:.1f} {:.1f}", way.empty() ? "M" : " L", at_x, at_y);
-    if (last_y - at_y < 16) continue;  // labels must not lie on each other
+    if (at_x - last_x < 100 && last_y - at_y < 16) continue;  // labels must not lie on each other
     text("start", at_x + 8, at_y + 14, fmt::format("TP {} x PP {}", point.plan.tensor, point.plan.pipeline), "label");
-    last_y = at_y;
+    last_x = at_x, last_y = at_y;
   }
   svg += fmt::format("<path class=\"best\" d=\"{}\"/>\n", way);
   double at_y = kTop + 12;

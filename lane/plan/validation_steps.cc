@@ -40,8 +40,8 @@ Curve scale(const char* preset, bool prefill, int micro_batches) {
 
 std::string text_of(const std::vector<Estimate>& times) {
   std::string text;
-  for (const Estimate& time : times) text += (text.empty() ? "" : ", ") + format_duration(time.seconds);
-  return text;
+  for (const Estimate& time : times) text += fmt::format("{}{:.4g}", text.empty() ? "" : ", ", time.seconds * 1e3);
+  return text + " ms";
 }
 
 Check shape_check(std::string what, const std::vector<Estimate>& times, std::string goal, bool reached) {

@@ -1,0 +1,120 @@
+#include "lane/plan/measured_times.h"
+
+#include <gtest/gtest.h>
+
+#include "lane/base/error.h"
+#include "lane/base/random.h"
+
+namespace lane::plan {
+namespace {
+
+constexpr const char* kCsv =
+    "# from nowhere\n"
+    "library,version,gpu,link,ranks,1024,4096,16384\n"
+    "mine,1.0,H100,nvlink,2,10,13,25\n"
+    "mine,1.0,L40S,pcie,2,20,,80\n";
+
+TEST(MeasuredTimes, ReadsTables) {
+  const auto curves = parse_curves(kCsv, "test.csv");
+  ASSERT_EQ(curves.size(), 2u);
+  EXPECT_EQ(curves[0].library, "mine");
+  EXPECT_EQ(curves[0].num_ranks, 2);
+  EXPECT_TRUE(curves[0].nvlink);
+  EXPECT_FALSE(curves[1].nvlink);
+  EXPECT_EQ(curves[1].points.size(), 2u) << "an empty field is no measurement";
+}
+
+TEST(MeasuredTimes, GoesStraightBetweenTwoSizes) {
+  const MeasuredCurve curve = parse_curves(kCsv, "test.csv")[0];
+  EXPECT_DOUBLE_EQ(curve.at(1024), 10e-6);
+  EXPECT_DOUBLE_EQ(curve.at(2560), 11.5e-6);
+  EXPECT_DOUBLE_EQ(curve.at(16384), 25e-6);
+  EXPECT_DOUBLE_EQ(curve.at(16), 10e-6) << "below: the latency";
+  EXPECT_DOUBLE_EQ(curve.at(32768), 50e-6) << "above: the rate";
+}
+
+TEST(MeasuredTimes, RefusesNonsenseWithItsLine) {
+  const auto message = [](const std::string& csv) {
+    try {
+      parse_curves(csv, "t.csv");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCorruptData);
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  const std::string head = "library,version,gpu,link,ranks,1024,4096\n";
+  EXPECT_NE(message(head + "a,1,H100,nvlink,2,1\n").find("line 2"), std::string::npos);
+  EXPECT_NE(message(head + "a,1,H100,nvlink,1,1,2\n").find("at least 2"), std::string::npos);
+  EXPECT_NE(message(head + "a,1,H100,nvlink,2,1,-2\n").find("positive"), std::string::npos);
+  EXPECT_NE(message(head + "a,1,H100,nvlink,2,nan,2\n").find("positive"), std::string::npos);
+  EXPECT_NE(message(head + "a,1,H100,nvlink,2,,\n").find("no times"), std::string::npos);
+  EXPECT_NE(message("library,version,gpu,link,ranks,4096,1024\n").find("ascending"), std::string::npos);
+  EXPECT_NE(message("size,us\n").find("header"), std::string::npos);
+}
+
+TEST(MeasuredTimes, SurvivesTenThousandMutations) {
+  uint64_t counter = 0;
+  const auto random = [&] { return random_bits(7, counter++); };
+  const std::string alphabet = ",\n#-.0e9x\r";
+  for (int i = 0; i < 10'000; ++i) {
+    std::string csv = kCsv;
+    for (int edits = 1 + static_cast<int>(random() % 6); edits > 0; --edits) {
+      const size_t at = random() % csv.size();
+      const uint64_t kind = random() % 3;
+      if (kind == 0) csv[at] = alphabet[random() % alphabet.size()];
+      if (kind == 1) csv.erase(at, 1 + random() % 9);
+      if (kind == 2) csv.insert(at, csv.substr(random() % csv.size(), random() % 20));
+      if (csv.empty()) csv = "x";
+    }
+    try {
+      for (const MeasuredCurve& curve : parse_curves(csv, "fuzz")) {
+        EXPECT_FALSE(curve.points.empty());
+        EXPECT_GT(curve.at(3000), 0);
+      }
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCorruptData);
+    }
+  }
+}
+
+TEST(MeasuredTimes, ClassesTellWhatWasMeasured) {
+  const auto exact = measured_all_reduce("nccl", "H100", 8, 16 << 10);
+  ASSERT_TRUE(exact);
+  EXPECT_EQ(exact->basis, Basis::kMeasured);
+  EXPECT_NEAR(exact->seconds, 19.0e-6, 0.05e-6);
+  EXPECT_LT(exact->low_s, exact->seconds);
+  const auto between = measured_all_reduce("nccl", "H100", 8, 24 << 10);
+  EXPECT_EQ(between->basis, Basis::kInterpolated);
+  EXPECT_GT(between->high_s / between->seconds, exact->high_s / exact->seconds) << "less sure";
+  const auto six = measured_all_reduce("nccl", "H100", 6, 16 << 10);
+  ASSERT_TRUE(six);
+  EXPECT_EQ(six->basis, Basis::kInterpolated);
+  EXPECT_GT(six->seconds, measured_all_reduce("nccl", "H100", 4, 16 << 10)->seconds);
+  EXPECT_LT(six->seconds, exact->seconds);
+  EXPECT_EQ(measured_all_reduce("nccl", "H100", 8, int64_t{1} << 32)->basis, Basis::kExtrapolated);
+  EXPECT_FALSE(measured_all_reduce("nccl", "H100", 16, 16 << 10)) << "more than any table";
+  EXPECT_FALSE(measured_all_reduce("nccl", "H300", 8, 16 << 10));
+}
+
+TEST(MeasuredTimes, DoNotGuessRanksOverPcie) {
+  EXPECT_TRUE(measured_all_reduce("nccl", "L40S", 4, 16 << 10));
+  EXPECT_FALSE(measured_all_reduce("nccl", "L40S", 6, 16 << 10));
+}
+
+TEST(MeasuredTimes, LanesOwnMeasurementsComeFirstWhereTheyReach) {
+  EXPECT_EQ(find_curve("nccl", "H200", 4, 16 << 10)->version, "2.28.9");
+  EXPECT_EQ(find_curve("nccl", "H200", 4, 512)->version, "2.29.2") << "Lane began at 8 KiB";
+  EXPECT_NEAR(measured_all_reduce("lane", "H200", 4, 8 << 10)->seconds, 2.36e-6, 0.01e-6);
+}
+
+TEST(MeasuredTimes, KnowGpusByTheDriversNames) {
+  EXPECT_EQ(gpu_kind("NVIDIA H100 80GB HBM3"), "H100");
+  EXPECT_EQ(gpu_kind("NVIDIA GB200"), "GB200");
+  EXPECT_EQ(gpu_kind("NVIDIA GH200 120GB"), "GH200");
+  EXPECT_EQ(gpu_kind("NVIDIA A100-SXM4-40GB"), "A100");
+  EXPECT_EQ(gpu_kind("Radeon"), "");
+}
+
+}  // namespace
+}  // namespace lane::plan
