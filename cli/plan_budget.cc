@@ -48,7 +48,7 @@ std::string with_bounds(const Estimate& time) {
 topology::Topology load_topology(const Flags& flags) {
   if (flags.topology.empty() == flags.preset.empty())
     throw Error(ErrorCode::kInvalidArgument,
-                "give one of --topology FILE (lane doctor --json writes one) and --preset NAME");
+                "give one of --topology FILE (the \"topology\" that lane doctor --json finds) and --preset NAME");
   if (!flags.preset.empty()) return topology::preset(flags.preset, flags.nodes);
   if (flags.nodes > 0) throw Error(ErrorCode::kInvalidArgument, "--nodes goes with --preset; a file has its own hosts");
   return topology::topology_from_json(read_file(flags.topology, kTopologyLimit), flags.topology);
