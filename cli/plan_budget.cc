@@ -80,6 +80,10 @@ void print_crossings(const Budget& budget) {
                          : one.tier == plan::Tier::kLeaf ? "one leaf switch"
                                                          : "one spine";
     Estimate cost = one.cost;
+    if (std::abs(cost.seconds) < 1e-3 * budget.decode.total.seconds) {
+      fmt::print(" More than {} costs nothing to speak of.", within);
+      continue;
+    }
     if (cost.seconds < 0) cost = {-cost.seconds, -cost.high_s, -cost.low_s, cost.basis, cost.source};
     fmt::print(" More than {} {} {} of a step.", within, one.cost.seconds < 0 ? "saves" : "costs", with_bounds(cost));
   }
