@@ -44,6 +44,25 @@ CollectiveCost in_one_tier(Estimate total, std::string algorithm, Tier tier) {
   return cost;
 }
 
+bool has_slingshot(const Host& host) {
+  return std::any_of(host.nics.begin(), host.nics.end(),
+                     [](const topology::Nic& nic) { return nic.kind == topology::NicKind::kSlingshot; });
+}
+
+// Through all NICs of the host at once, as the tables have it through one; from the faster library to the slower.
+CollectiveCost over_slingshot(const Reach& reach, int host, int64_t bytes, double switches_s, Tier tier) {
+  const int64_t of_nic = (bytes + reach.num_nics(host) - 1) / reach.num_nics(host);
+  double fast_s = 1e9, slow_s = 0;
+  for (const MeasuredCurve& curve : slingshot_curves()) {
+    fast_s = std::min(fast_s, curve.at(of_nic));
+    slow_s = std::max(slow_s, curve.at(of_nic));
+  }
+  const double error = measured_errors().in_size, more_s = kKernelStart + switches_s;
+  return in_one_tier({fast_s + more_s, fast_s * (1 - error) + more_s, slow_s * (1 + error) + more_s,
+                      Basis::kInterpolated, "osu_latency over Slingshot-11"},
+                     "message", tier);
+}
+
 // A library's time from the tables, for a group that one island holds.
 std::optional<CollectiveCost> from_tables(std::string_view library, const GroupShape& shape, int64_t bytes) {
   if (shape.num_islands > 1 || shape.gpu.empty()) return std::nullopt;
@@ -269,10 +288,12 @@ CollectiveCost message_time(const Reach& reach, GpuRef from, GpuRef to, int64_t 
         {seconds, seconds * spread.low, seconds * spread.high, Basis::kExtrapolated, "alpha-beta of a message"},
         "message", tier);
   }
+  const double switches_s = reach.switch_latency_s(reach.switch_level(from.host, to.host));
+  if (has_slingshot(reach.topology().hosts[from.host]))
+    return over_slingshot(reach, from.host, bytes, switches_s, tier);
   Link link = reach.network(from.host);
   link.bytes_per_s = std::min(link.bytes_per_s, reach.network(to.host).bytes_per_s);
-  const double seconds = kKernelStart + link.latency_s +
-                         reach.switch_latency_s(reach.switch_level(from.host, to.host)) + size / link.bytes_per_s;
+  const double seconds = kKernelStart + link.latency_s + switches_s + size / link.bytes_per_s;
   const Spread spread = alpha_beta_between_nodes();
   return in_one_tier(
       {seconds, seconds * spread.low, seconds * spread.high, Basis::kExtrapolated, "alpha-beta of a message"},

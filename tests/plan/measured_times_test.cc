@@ -108,6 +108,15 @@ TEST(MeasuredTimes, LanesOwnMeasurementsComeFirstWhereTheyReach) {
   EXPECT_NEAR(measured_all_reduce("lane", "H200", 4, 8 << 10)->seconds, 2.36e-6, 0.01e-6);
 }
 
+// NVRAR on 8 nodes of 4 GPUs, 512 KiB: three exchanges of a quarter between nodes, and about 4 us each for the
+// reduce-scatter and the all-gather inside: about 45 us.
+TEST(MeasuredTimes, OfSlingshotGiveNvrarsFormulaItsNetwork) {
+  ASSERT_EQ(slingshot_curves().size(), 2u);
+  const double exchange_s = slingshot_curves()[0].at((512 << 10) / 4);
+  EXPECT_DOUBLE_EQ(exchange_s, 12.15e-6);
+  EXPECT_NEAR(3 * exchange_s + 2 * 4e-6, 45e-6, 1e-6);
+}
+
 TEST(MeasuredTimes, KnowGpusByTheDriversNames) {
   EXPECT_EQ(gpu_kind("NVIDIA H100 80GB HBM3"), "H100");
   EXPECT_EQ(gpu_kind("NVIDIA GB200"), "GB200");
