@@ -161,10 +161,11 @@ Planner::Stage Planner::stage_of(const ParallelPlan& plan, const Piece& piece, i
     const double bytes = 2 * layers * rank.kv_heads * shape.head_dim * context * piece.sequences * work_.kv_bytes;
     stage.attention = at_share(bytes, peaks.read_bytes_per_s, kReadShare, "KV read");
   }
-  stage.other = operations(kOperationsPerLayer * layers + kOtherOperations * layers / shape.num_layers);
+  stage.other = operations(kOperationsPerLayer * layers + (has_head ? kOtherOperations : 0));
   const double vector_bytes = piece.tokens * static_cast<double>(shape.hidden_size) * work_.activation_bytes;
   if (plan.tensor > 1) {
-    stage.num_all_reduces = 2 * layers + layers / shape.num_layers;  // and that of the embedding
+    // And the embedding's; on a last stage by itself as much for the exchange of the candidates for the next token.
+    stage.num_all_reduces = 2 * layers + (has_head ? 1 : 0);
     stage.message_bytes = std::llround(vector_bytes);
     const Groups& all = groups(plan.tensor);
     for (size_t i = 0; i < all.shapes.size(); ++i) {

@@ -151,6 +151,30 @@ void check_multishot(CheckSection& section) {
   section.checks.push_back(std::move(check));
 }
 
+// Whose all-reduce to take at a size that no table has: what the pick really takes, over the best.
+void check_picks(CheckSection& section) {
+  std::vector<double> lost;
+  for (const char* gpu : {"H100", "H200", "A100", "B200", "GB200"})
+    for (const int n : {2, 4, 8})
+      for (int64_t bytes = 4_K; bytes <= 64_M; bytes *= 2) {
+        double picked_s = 0, predicted_s = 1e9, best_s = 1e9;
+        for (const char* library : {"nccl", "trtllm", "vllm"}) {
+          const MeasuredCurve* curve = curve_of(library, gpu, n);
+          if (curve == nullptr) continue;
+          best_s = std::min(best_s, curve->at(bytes));
+          if (const double s = left_out(*curve, bytes); s < predicted_s) predicted_s = s, picked_s = curve->at(bytes);
+        }
+        if (picked_s > 0) lost.push_back(picked_s / best_s - 1);
+      }
+  const auto near = std::count_if(lost.begin(), lost.end(), [](double share) { return share <= 0.05; });
+  const double share = static_cast<double>(near) / static_cast<double>(lost.size());
+  Check check{"the fastest library, each size left out in turn, 2 to 8 GPUs of 5 kinds, 4 KiB to 64 MiB",
+              fmt::format("within 5 % of the best in {} of {} cases", percent(share), lost.size()), "90 % of cases",
+              share >= 0.9};
+  check.numbers = {{"share", share}};
+  section.checks.push_back(std::move(check));
+}
+
 void check_crossings(CheckSection& section) {
   std::vector<int64_t> sizes;
   for (int64_t bytes = 4_K; bytes <= 256_M; bytes *= 2) sizes.push_back(bytes);
@@ -346,6 +370,7 @@ CheckSection validate_algorithms() {
   check_nvrar(section);
   check_multishot(section);
   check_crossings(section);
+  check_picks(section);
   return section;
 }
 

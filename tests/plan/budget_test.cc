@@ -152,6 +152,21 @@ TEST(Budget, SaysWhatCostsMost) {
   EXPECT_NE(text.find("in place of NCCL's would save"), std::string::npos) << text;
 }
 
+TEST(Estimate, ASumIsAsGoodAsItsWorstPart) {
+  const Estimate a{2, 1, 4, Basis::kMeasured, "a table"}, b{3, 3, 5, Basis::kDatasheet, "a peak"};
+  const Estimate sum = a + b;
+  EXPECT_DOUBLE_EQ(sum.seconds, 5);
+  EXPECT_DOUBLE_EQ(sum.low_s, 4);
+  EXPECT_DOUBLE_EQ(sum.high_s, 9);
+  EXPECT_EQ(sum.basis, Basis::kDatasheet);
+  EXPECT_EQ(sum.source, "a table; a peak");
+  EXPECT_EQ((a + Estimate{}).basis, Basis::kMeasured);
+  EXPECT_EQ((Estimate{} + a).source, "a table");
+  EXPECT_DOUBLE_EQ(a.times(3).high_s, 12);
+  for (const Basis basis : {Basis::kMeasured, Basis::kInterpolated, Basis::kExtrapolated, Basis::kDatasheet})
+    EXPECT_FALSE(name_of(basis).empty());
+}
+
 TEST(GpuPeaks, AreFoundByTheDriversNames) {
   EXPECT_EQ(gpu_peaks("NVIDIA H100 80GB HBM3").name, "H100");
   EXPECT_EQ(gpu_peaks("NVIDIA H100 PCIe").name, "H100 PCIe");
