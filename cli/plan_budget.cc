@@ -48,10 +48,14 @@ std::string with_bounds(const Estimate& time) {
 topology::Topology load_topology(const Flags& flags) {
   if (flags.topology.empty() == flags.preset.empty())
     throw Error(ErrorCode::kInvalidArgument,
-                "give one of --topology FILE (the \"topology\" that lane doctor --json finds) and --preset NAME");
+                "give one of --topology FILE (lane doctor --json prints one) and --preset NAME");
   if (!flags.preset.empty()) return topology::preset(flags.preset, flags.nodes);
   if (flags.nodes > 0) throw Error(ErrorCode::kInvalidArgument, "--nodes goes with --preset; a file has its own hosts");
-  return topology::topology_from_json(read_file(flags.topology, kTopologyLimit), flags.topology);
+  const std::string text = read_file(flags.topology, kTopologyLimit);
+  const Json json = parse_json(text, flags.topology);
+  if (json.is_object() && json.contains("topology"))  // all of what lane doctor --json prints
+    return topology::topology_from_json(json["topology"].dump(), flags.topology);
+  return topology::topology_from_json(text, flags.topology);
 }
 
 plan::PlannerOptions options_of(const Flags& flags) {

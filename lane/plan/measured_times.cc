@@ -6,6 +6,7 @@
 
 #include "lane/base/error.h"
 #include "lane/plan/measured_data.h"
+#include "lane/plan/nccl_model.h"
 
 namespace lane::plan {
 namespace {
@@ -26,6 +27,35 @@ template <class Number>
 bool parse(std::string_view text, Number& out) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
   return error == std::errc{} && end == text.data() + text.size();
+}
+
+using Point = std::pair<int64_t, double>;
+
+// NCCL chooses by its model, and so this is where it switches, if the times it models are wrong as they may be.
+std::vector<int64_t> nccl_switches(const MeasuredCurve& curve) {
+  const bool blackwell = curve.gpu == "B200" || curve.gpu == "GB200";
+  NcclGroup group{.num_ranks = curve.num_ranks,
+                  .sm = blackwell             ? 100
+                        : curve.gpu == "A100" ? 80
+                        : curve.gpu == "L40S" ? 89
+                                              : 90,
+                  .nvlink = true};
+  group = typical_channels(group, 1, 0);
+  group.nvls = group.sm >= 90 && group.num_ranks > 4;
+  const auto choice = [&](int64_t bytes) {
+    const NcclChoice best = nccl_choices(group, Collective::kAllReduce, bytes).front();
+    return std::pair(best.algorithm, best.protocol);
+  };
+  std::vector<int64_t> switches;
+  auto last = choice(curve.points.front().first);
+  for (int64_t bytes = curve.points.front().first; bytes < curve.points.back().first; bytes += bytes / 16) {
+    int64_t low = bytes, high = bytes + bytes / 16;
+    if (choice(high) == last) continue;
+    while (high - low > 1) (choice(low + (high - low) / 2) == last ? low : high) = low + (high - low) / 2;
+    switches.push_back(high);
+    last = choice(bytes + bytes / 16);
+  }
+  return switches;
 }
 
 double percentile90(std::vector<double> errors) {
@@ -70,9 +100,25 @@ double MeasuredCurve::at(int64_t bytes) const {
   if (bytes >= points.back().first) return points.back().second * size / static_cast<double>(points.back().first);
   const auto after = std::upper_bound(points.begin(), points.end(), bytes,
                                       [](int64_t value, const auto& point) { return value < point.first; });
-  const auto& [from, from_s] = *(after - 1);
-  const auto& [to, to_s] = *after;
-  return from_s + (to_s - from_s) * static_cast<double>(bytes - from) / static_cast<double>(to - from);
+  const Point &from = *(after - 1), &to = *after;
+  const auto line = [&](const Point& a, const Point& b) {
+    return a.second + (b.second - a.second) * static_cast<double>(bytes - a.first) / double(b.first - a.first);
+  };
+  // One switch in (from, to], and none between the two points whose line is to go on.
+  const auto changes = [&](const Point& a, const Point& b) {
+    return std::count_if(switches.begin(), switches.end(),
+                         [&](int64_t size) { return size > a.first && size <= b.first; });
+  };
+  if (changes(from, to) == 1) {
+    const bool is_before = std::none_of(switches.begin(), switches.end(),
+                                        [&](int64_t size) { return size > from.first && size <= bytes; });
+    const double low_s = std::min(from.second, to.second), high_s = std::max(from.second, to.second);
+    if (is_before && after - 1 != points.begin() && changes(*(after - 2), from) == 0)
+      return std::clamp(line(*(after - 2), from), low_s, high_s);
+    if (!is_before && after + 1 != points.end() && changes(to, *(after + 1)) == 0)
+      return std::clamp(line(to, *(after + 1)), low_s, high_s);
+  }
+  return line(from, to);
 }
 
 bool MeasuredCurve::has(int64_t bytes) const {
@@ -126,6 +172,8 @@ const std::vector<MeasuredCurve>& all_reduce_curves() {
   static const std::vector<MeasuredCurve> curves = [] {
     std::vector<MeasuredCurve> all = parse_curves(kAiconfiguratorCsv, "aiconfigurator.csv");
     for (MeasuredCurve& one : parse_curves(kLaneCsv, "lane_h200.csv")) all.push_back(std::move(one));
+    for (MeasuredCurve& one : all)
+      if (one.library == "nccl" && one.nvlink) one.switches = nccl_switches(one);
     return all;
   }();
   return curves;

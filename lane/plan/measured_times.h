@@ -17,9 +17,14 @@ struct MeasuredCurve {
   int num_ranks = 0;
   bool nvlink = true;                              // between the ranks
   std::vector<std::pair<int64_t, double>> points;  // bytes and seconds, ascending
+  // Where the library turns to another protocol, ascending: the first size of each next one. NCCL's, from its own
+  // model.
+  std::vector<int64_t> switches = {};
 
   // Between two sizes a straight line: latency + bytes / rate, with a pair of its own between any two neighbours, which
-  // is what a protocol does between its switches. Beyond the ends: below, the first time; above, at the last rate.
+  // is what one protocol does. Where there is a switch between them the time may jump: on either side of it the line of
+  // the two nearest sizes on that side goes on, as far as it stays between the two. Beyond the ends: below, the first
+  // time; above, at the last rate.
   double at(int64_t bytes) const;
   bool covers(int64_t bytes) const { return bytes >= points.front().first && bytes <= points.back().first; }
   bool has(int64_t bytes) const;

@@ -71,6 +71,8 @@ TEST(Plan, TakesAConfigAndATopologyFile) {
   EXPECT_EQ(json["topology"], "two");
   EXPECT_EQ(json["gpu"], "H200");
   EXPECT_EQ(json["decode"]["all_reduce"]["algorithm"], "lane") << "measured on two H200";
+  write_file(folder + "/doctor.json", "{\"findings\": [], \"topology\": " + read_file(file) + "}");
+  EXPECT_EQ(json_of({"--config", config, "--topology", folder + "/doctor.json", "--tp", "2"})["topology"], "two");
   std::filesystem::remove_all(folder);
 }
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "lane/base/error.h"
 #include "lane/base/random.h"
 
@@ -31,6 +33,29 @@ TEST(MeasuredTimes, GoesStraightBetweenTwoSizes) {
   EXPECT_DOUBLE_EQ(curve.at(16384), 25e-6);
   EXPECT_DOUBLE_EQ(curve.at(16), 10e-6) << "below: the latency";
   EXPECT_DOUBLE_EQ(curve.at(32768), 50e-6) << "above: the rate";
+}
+
+TEST(MeasuredTimes, GoesOnStraightUpToASwitchOfProtocols) {
+  MeasuredCurve curve{.library = "x", .points = {{1000, 2}, {2000, 3}, {4000, 10}, {8000, 14}}};
+  EXPECT_DOUBLE_EQ(curve.at(3000), 6.5);
+  curve.switches = {3500};
+  EXPECT_DOUBLE_EQ(curve.at(3000), 4) << "before the switch: the line of the sizes below";
+  EXPECT_DOUBLE_EQ(curve.at(3600), 9.6) << "behind it: that of the sizes above";
+  EXPECT_DOUBLE_EQ(curve.at(4000), 10);
+  EXPECT_DOUBLE_EQ(curve.at(6000), 12) << "elsewhere as before";
+  curve.switches = {3100, 3500};
+  EXPECT_DOUBLE_EQ(curve.at(3000), 6.5) << "two switches: nothing is known of what is between them";
+  curve.switches = {1500, 3500};
+  EXPECT_DOUBLE_EQ(curve.at(3000), 6.5) << "the line below has a switch of its own";
+}
+
+TEST(MeasuredTimes, KnowWhereNcclSwitches) {
+  // 2 x H100: 14.7 us at 1 MiB, 27.9 at 2 MiB: from ll to simple.
+  const MeasuredCurve* curve = find_curve("nccl", "H100", 2, 1 << 20);
+  EXPECT_TRUE(std::any_of(curve->switches.begin(), curve->switches.end(),
+                          [](int64_t size) { return size > 1 << 20 && size <= 2 << 20; }));
+  EXPECT_TRUE(std::is_sorted(curve->switches.begin(), curve->switches.end()));
+  EXPECT_TRUE(find_curve("vllm", "H100", 2, 1 << 20)->switches.empty());
 }
 
 TEST(MeasuredTimes, RefusesNonsenseWithItsLine) {
