@@ -21,6 +21,10 @@ constexpr double kOperationsPerLayer = 9, kOtherOperations = 5;
 // one H200 when the weights have been read; lowest: an empty kernel; highest: AIConfigurator's constant.
 constexpr double kOperation = 2e-6, kFastOperation = kKernelStart, kSlowOperation = 3e-6;
 
+// That an all-reduce takes longer when the weights that were read before it have emptied the caches, 8 to 256 KiB:
+// those of Lane, NCCL and FlashInfer on 4 H200 ("gemm" against back to back in docs/performance/allreduce_h200.md).
+constexpr double kCold = 1.6e-6, kLeastCold = 1.2e-6, kMostCold = 2.6e-6;
+
 // Of a process beside the model (AIConfigurator's system files): NCCL's buffers from four GPUs on, CUDA's own.
 constexpr int64_t kCollectiveBuffers = int64_t{392} << 20, kContext = int64_t{551} << 20;
 
@@ -68,12 +72,12 @@ int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // One micro-batch on one stage.
 struct Planner::Stage {
-  Estimate matmul, attention, all_reduce, other, transfer;
+  Estimate matmul, attention, all_reduce, cold, other, transfer;
   double num_all_reduces = 0;
   int64_t message_bytes = 0, transfer_bytes = 0;
   CollectiveCost one;  // all-reduce
   CollectiveCost sent;
-  Estimate all() const { return matmul + attention + all_reduce + other + transfer; }
+  Estimate all() const { return matmul + attention + all_reduce + cold + other + transfer; }
 };
 
 Planner::Planner(const Reach& reach, const Work& work, const PlannerOptions& options)
@@ -174,6 +178,9 @@ Planner::Stage Planner::stage_of(const ParallelPlan& plan, const Piece& piece, i
       if (cost.total.seconds > stage.one.total.seconds) stage.one = cost;
     }
     stage.all_reduce = stage.one.total.times(stage.num_all_reduces);
+    if (!piece.prefill)
+      stage.cold =
+          Estimate{kCold, kLeastCold, kMostCold, Basis::kExtrapolated, "cold caches"}.times(stage.num_all_reduces);
   }
   if (plan.pipeline > 1) {
     const Groups& all = groups(plan.tensor);
@@ -231,6 +238,7 @@ PhaseBudget Planner::phase(const ParallelPlan& plan, const Stage& stage, int mic
         fmt::format("{:.0f} x {}, {}", result.num_messages, bytes_text(stage.message_bytes), stage.one.algorithm));
   }
   result.communication = stage.one.total.times(result.num_messages);
+  if (stage.cold.seconds > 0) add("behind products", stage.cold.times(m), "all-reduces with cold caches, 1.6 us each");
   if (plan.pipeline > 1)
     add("transfers", stage.transfer.times(m),
         fmt::format("{} from stage to stage, {}", bytes_text(stage.transfer_bytes),

@@ -21,7 +21,8 @@ struct Work {
 
 // What the time of a GPU of the slowest stage goes to.
 struct BudgetRow {
-  std::string name;  // "matmul", "attention", "all-reduce nvlink", "all-reduce leaf", "transfers", "other", "bubbles"
+  std::string name;  // "matmul", "attention", "all-reduce nvlink", "all-reduce leaf", "behind products",
+                     // "transfers", "other", "bubbles"
   Estimate time;
   std::string note = {};  // how it comes about
 };
