@@ -145,6 +145,30 @@ MemoryBudget Planner::memory(const ParallelPlan& plan) const {
   return memory;
 }
 
+// Of the different groups that the plan has.
+CollectiveCost Planner::slowest_all_reduce(const ParallelPlan& plan, int64_t bytes) {
+  CollectiveCost slowest;
+  const Groups& all = groups(plan.tensor);
+  for (size_t i = 0; i < all.shapes.size() && all.first_use[i] < plan.pipeline * plan.replicas; ++i) {
+    const CollectiveCost& cost = times_.all_reduce(all.shapes[i], bytes);
+    if (cost.total.seconds > slowest.total.seconds) slowest = cost;
+  }
+  return slowest;
+}
+
+// From the group to the next that are furthest apart. All ranks of a group send their part of the bytes; they have as
+// much of a host's NICs as they are of its GPUs.
+CollectiveCost Planner::slowest_transfer(const ParallelPlan& plan, int64_t bytes) {
+  int from = 0;
+  for (const auto& [group, tier] : groups(plan.tensor).widening)
+    if (group + 1 < plan.pipeline * plan.replicas) from = group;
+  const GpuRef here = gpus_[static_cast<size_t>(from) * plan.tensor];
+  const GpuRef there = gpus_[static_cast<size_t>(from + 1) * plan.tensor];
+  const double of_host = static_cast<double>(reach_.topology().hosts[here.host].gpus.size());
+  const double share = here.host == there.host ? plan.tensor : plan.tensor / of_host;
+  return message_time(reach_, here, there, std::llround(static_cast<double>(bytes) / share));
+}
+
 Planner::Stage Planner::stage_of(const ParallelPlan& plan, const Piece& piece, int num_layers, bool has_head) {
   const ModelShape& shape = work_.shape;
   const GpuPeaks& peaks = options_.peaks;
@@ -166,34 +190,21 @@ Planner::Stage Planner::stage_of(const ParallelPlan& plan, const Piece& piece, i
     stage.attention = at_share(bytes, peaks.read_bytes_per_s, kReadShare, "KV read");
   }
   stage.other = operations(kOperationsPerLayer * layers + (has_head ? kOtherOperations : 0));
-  const double vector_bytes = piece.tokens * static_cast<double>(shape.hidden_size) * work_.activation_bytes;
+  const int64_t vector_bytes =
+      std::llround(piece.tokens * static_cast<double>(shape.hidden_size) * work_.activation_bytes);
   if (plan.tensor > 1) {
     // And the embedding's; on a last stage by itself as much for the exchange of the candidates for the next token.
     stage.num_all_reduces = 2 * layers + (has_head ? 1 : 0);
-    stage.message_bytes = std::llround(vector_bytes);
-    const Groups& all = groups(plan.tensor);
-    for (size_t i = 0; i < all.shapes.size(); ++i) {
-      if (all.first_use[i] >= plan.pipeline * plan.replicas) break;
-      const CollectiveCost& cost = times_.all_reduce(all.shapes[i], stage.message_bytes);
-      if (cost.total.seconds > stage.one.total.seconds) stage.one = cost;
-    }
+    stage.message_bytes = vector_bytes;
+    stage.one = slowest_all_reduce(plan, vector_bytes);
     stage.all_reduce = stage.one.total.times(stage.num_all_reduces);
     if (!piece.prefill)
       stage.cold =
           Estimate{kCold, kLeastCold, kMostCold, Basis::kExtrapolated, "cold caches"}.times(stage.num_all_reduces);
   }
   if (plan.pipeline > 1) {
-    const Groups& all = groups(plan.tensor);
-    int from = 0;  // the pair of groups with the widest gap
-    for (const auto& [group, tier] : all.widening)
-      if (group + 1 < plan.pipeline * plan.replicas) from = group;
-    const GpuRef here = gpus_[static_cast<size_t>(from) * plan.tensor];
-    const GpuRef there = gpus_[static_cast<size_t>(from + 1) * plan.tensor];
-    // All ranks of a group send their part; they have as much of the host's NICs as they are of its GPUs.
-    const double of_host = static_cast<double>(reach_.topology().hosts[here.host].gpus.size());
-    const double share = here.host == there.host ? plan.tensor : plan.tensor / of_host;
-    stage.transfer_bytes = std::llround(vector_bytes);
-    stage.sent = message_time(reach_, here, there, std::llround(vector_bytes / share));
+    stage.transfer_bytes = vector_bytes;
+    stage.sent = slowest_transfer(plan, vector_bytes);
     stage.transfer = stage.sent.total;
   }
   return stage;

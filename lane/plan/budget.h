@@ -103,6 +103,8 @@ class Planner {
     double tokens = 1, sequences = 1;
     bool prefill = false;
   };
+  CollectiveCost slowest_all_reduce(const ParallelPlan& plan, int64_t bytes);
+  CollectiveCost slowest_transfer(const ParallelPlan& plan, int64_t bytes);
   Stage stage_of(const ParallelPlan& plan, const Piece& piece, int num_layers, bool has_head);
   Stage slowest_stage(const ParallelPlan& plan, const Piece& piece);
   Estimate walk(const ParallelPlan& plan, const Piece& piece);  // once through all stages
