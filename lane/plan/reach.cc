@@ -207,6 +207,8 @@ Link Reach::network(int host) const {
   return link;
 }
 
+int Reach::num_nics(int host) const { return static_cast<int>(network_nics(topology_.hosts[host]).size()); }
+
 double Reach::switch_latency_s(int level) const {
   // Up and down again: two more switches for each level above the first.
   const double each = topology_.switch_latency_us > 0 ? topology_.switch_latency_us * 1e-6 : kDefaultSwitchLatency;

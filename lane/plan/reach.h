@@ -39,6 +39,7 @@ class Reach {
   Link nvlink(topology::GpuRef gpu) const;
   Link pcie(topology::GpuRef gpu) const;
   Link network(int host) const;              // all of the host's NICs for computing together, to a host on its leaf
+  int num_nics(int host) const;              // of those
   double switch_latency_s(int level) const;  // that a way over switches up to this level adds
 
   // What these ranks are joined by: islands are the nodes of its layout, leaf groups its racks. The slowest link of a
