@@ -124,7 +124,8 @@ Folded fold(const Workload& workload) {
     }
   i = 0;
   for (const Exchange& exchange : workload.exchanges) {
-    Exchange& into = small.exchanges.emplace_back(Exchange{exchange.name, {}, exchange.holds_sender});
+    Exchange& into =
+        small.exchanges.emplace_back(Exchange{exchange.name, {}, exchange.holds_sender, exchange.eager_bytes});
     for (const Parcel& parcel : exchange.parcels) {
       const int index = class_of_parcel[i++];
       if (is_taken[index]) continue;

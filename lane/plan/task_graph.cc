@@ -106,7 +106,10 @@ class Unroller {
       depend(previous, meeting);
       if (exchange.holds_sender)
         for (const int parcel : round.sends) depend(task(parcel, occurrence), meeting, Milestone::kLeft);
-      for (const int parcel : round.receives) depend(task(parcel, occurrence), meeting);
+      for (const int parcel : round.receives) {
+        if (exchange.parcels[parcel].bytes > exchange.eager_bytes) depend(previous, task(parcel, occurrence));
+        depend(task(parcel, occurrence), meeting);
+      }
       previous = meeting;
     }
     return previous;

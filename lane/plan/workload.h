@@ -1,4 +1,5 @@
 #pragma once
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ struct Exchange {
   std::string name;
   std::vector<Parcel> parcels;
   bool holds_sender = true;  // false: a sender goes on at once, and the message follows the one before on its way
+  // Larger messages leave only when their receivers have come to the round, as with rendezvous protocols or where no
+  // more fits into a ring. By default all leave when the sender comes to it.
+  double eager_bytes = std::numeric_limits<double>::infinity();
 };
 
 // What a rank does next: compute for some time, or its part of an exchange.
