@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <numeric>
 
+#include "lane/base/random.h"
 #include "lane/plan/known_shapes.h"
 #include "lane/plan/simulate.h"
 #include "lane/plan/step_graph.h"
@@ -41,7 +43,7 @@ struct Case {
   int tensor, pipeline, replicas, micro_batches;
   double oversubscription;
   double slow = 1;  // of rank 100
-  int shift = 0;    // of ranks against hosts: groups straddle
+  int shift = 0;    // of ranks against hosts: groups straddle; -1: any rank on any GPU
 };
 
 void run(const Case& one) {
@@ -50,8 +52,11 @@ void run(const Case& one) {
   const topology::Topology topology = cluster(512, 32, one.oversubscription);
   const plan::Reach reach(topology);
   std::vector<GpuRef> gpus;
+  std::vector<int> shuffled(4096);
+  std::iota(shuffled.begin(), shuffled.end(), 0);
+  for (uint64_t i = shuffled.size() - 1; i > 0; --i) std::swap(shuffled[i], shuffled[random_bits(1, i) % (i + 1)]);
   for (int rank = 0; rank < plan.num_ranks(); ++rank) {
-    const int slot = (rank + one.shift) % 4096;
+    const int slot = one.shift < 0 ? shuffled[rank] : (rank + one.shift) % 4096;
     gpus.push_back({slot / 8, slot % 8});
   }
   const plan::Network network(reach, gpus);

@@ -99,7 +99,8 @@ Network::Network(const Reach& reach, std::span<const GpuRef> ranks) : reach_(&re
 // the NIC needs it.
 void Network::connect_inside(End& end) {
   const Host& host = reach_->topology().hosts[end.gpu.host];
-  bool has_nvlink = !host.gpus[end.gpu.gpu].nvlink_domain.empty(), has_pcie = false;
+  const topology::Gpu& gpu = host.gpus[end.gpu.gpu];
+  bool has_nvlink = !gpu.nvlink_domain.empty() || gpu.num_nvlinks > 0, has_pcie = false;
   for (int other = 0; other < static_cast<int>(host.gpus.size()); ++other) {
     const Tier tier = reach_->tier(end.gpu, {end.gpu.host, other});
     has_nvlink = has_nvlink || tier == Tier::kNvlink;

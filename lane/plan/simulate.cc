@@ -32,10 +32,15 @@ class Engine {
     carry_on();
     set_rates();
     while (!events_.empty()) {
+      if (is_void(events_.top())) {
+        events_.pop();
+        continue;
+      }
       now_ = events_.top().at;
       while (!events_.empty() && events_.top().at == now_) {
         const Event event = events_.top();
         events_.pop();
+        if (is_void(event)) continue;
         ++num_events_;
         handle(event);
         carry_on();
@@ -72,7 +77,7 @@ class Engine {
     Picoseconds at;
     Kind kind;
     int id;             // of a task; of kLeft: of a flow
-    uint32_t turn = 0;  // of kLeft: void if the flow has had another rate since
+    uint32_t turn = 0;  // of kLeft: see is_void()
     bool operator>(const Event& other) const {
       return std::tie(at, kind, id, turn) > std::tie(other.at, other.kind, other.id, other.turn);
     }
@@ -118,12 +123,15 @@ class Engine {
       if (state_[i].waits_for == 0) state_[i].waits_for = kNobodySends;
   }
 
+  // The end of a flow that has had another rate since.
+  bool is_void(const Event& event) const { return event.kind == Kind::kLeft && flows_[event.id].turn != event.turn; }
+
   void handle(const Event& event) {
     if (event.kind == Kind::kStart) {
       start(event.id);
     } else if (event.kind == Kind::kDone) {
       reach(event.id, Milestone::kDone);
-    } else if (flows_[event.id].turn == event.turn) {
+    } else {
       const int task = flows_[event.id].task;
       ++flows_[event.id].turn;
       share_.remove(event.id);

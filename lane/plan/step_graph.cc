@@ -210,16 +210,20 @@ class Builder {
       graph_.workload.label(name);
       double slowest = 0;
       const auto [replicas, stages, tensor] = std::tie(job_.plan.replicas, job_.plan.pipeline, job_.plan.tensor);
-      for (int replica = 0; replica < replicas; ++replica)
+      const Exchange pattern{.parcels = {{.from = 0, .to = {1}, .bytes = static_cast<double>(bytes)}}};
+      for (int replica = 0; replica < replicas; ++replica) {
+        std::map<int, double> load_s;  // of links: the ranks of a stage send together
         for (int i = 0; i < tensor; ++i) {
           const int from = (replica * stages + stage) * tensor + i, to = from + (to_stage - stage) * tensor;
-          const Exchange pattern{.parcels = {{.from = 0, .to = {1}, .bytes = static_cast<double>(bytes)}}};
           add_group(made, pattern, std::vector{from, to}, network_);
-          double rate = std::numeric_limits<double>::infinity();
-          for (const Crossing& crossing : made.parcels.back().crossings)
-            rate = std::min(rate, graph_.workload.capacities[crossing.link]);
-          slowest = std::max(slowest, made.parcels.back().latency_s + static_cast<double>(bytes) / rate);
+          const Parcel& parcel = made.parcels.back();
+          for (const Crossing& crossing : parcel.crossings) {
+            double& load = load_s[crossing.link];
+            load += parcel.bytes / graph_.workload.capacities[crossing.link];
+            slowest = std::max(slowest, parcel.latency_s + load);
+          }
         }
+      }
       priced_[index] = {std::vector<double>(stages, slowest), ""};
     });
   }
