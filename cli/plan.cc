@@ -8,6 +8,7 @@ void add_plan(CLI::App& app, Program& program) {
   add_plan_budget(*plan, program);
   add_plan_step(*plan, program);
   add_plan_schedule(*plan, program);
+  add_plan_simulate(*plan, program);
 }
 
 }  // namespace lane::cli

@@ -18,7 +18,7 @@ FairShare::FairShare(std::vector<double> capacities) {
 
 void FairShare::touch(int link) { touched_.push_back(link); }
 
-int FairShare::add(std::span<const Crossing> crossings) {
+int FairShare::add(std::span<const Hop> hops) {
   int id = static_cast<int>(flows_.size());
   if (free_.empty()) {
     flows_.emplace_back();
@@ -28,32 +28,32 @@ int FairShare::add(std::span<const Crossing> crossings) {
   }
   Flow& flow = flows_[id];
   flow.rate = 0;
-  flow.crossings.clear();
+  flow.hops.clear();
   flow.places.clear();
-  for (const Crossing& crossing : crossings) {
-    Link& link = links_[crossing.link];
+  for (const Hop& hop : hops) {
+    Link& link = links_[hop.link];
     if (std::isinf(link.capacity)) continue;
     flow.places.push_back(static_cast<int>(link.members.size()));
-    link.members.push_back({id, static_cast<int>(flow.crossings.size())});
-    flow.crossings.push_back(crossing);
-    touch(crossing.link);
+    link.members.push_back({id, static_cast<int>(flow.hops.size())});
+    flow.hops.push_back(hop);
+    touch(hop.link);
   }
-  if (flow.crossings.empty()) free_running_.push_back(id);
+  if (flow.hops.empty()) free_running_.push_back(id);
   return id;
 }
 
 void FairShare::remove(int flow) {
   Flow& gone = flows_[flow];
-  for (size_t i = 0; i < gone.crossings.size(); ++i) {
-    const int index = gone.crossings[i].link;
+  for (size_t i = 0; i < gone.hops.size(); ++i) {
+    const int index = gone.hops[i].link;
     std::vector<Member>& members = links_[index].members;
     const Member moved = members.back();
     members[gone.places[i]] = moved;
-    flows_[moved.flow].places[moved.crossing] = gone.places[i];
+    flows_[moved.flow].places[moved.hop] = gone.places[i];
     members.pop_back();
     touch(index);
   }
-  gone.crossings.clear();
+  gone.hops.clear();
   std::erase(free_running_, flow);
   free_.push_back(flow);
 }
@@ -69,15 +69,15 @@ void FairShare::find_set(int link) {
     one.open = one.settled_now = 0;
     for (const Member& member : one.members) {
       Flow& flow = flows_[member.flow];
-      one.open += flow.crossings[member.crossing].count;
+      one.open += flow.hops[member.hop].count;
       if (flow.seen == now_) continue;
       flow.seen = now_;
       flow.is_settled = false;
       set_flows_.push_back(member.flow);
-      for (const Crossing& crossing : flow.crossings) {
-        if (links_[crossing.link].seen == now_) continue;
-        links_[crossing.link].seen = now_;
-        set_links_.push_back(crossing.link);
+      for (const Hop& hop : flow.hops) {
+        if (links_[hop.link].seen == now_) continue;
+        links_[hop.link].seen = now_;
+        set_links_.push_back(hop.link);
       }
     }
   }
@@ -89,10 +89,10 @@ void FairShare::settle(int link, double level) {
     if (flow.is_settled) continue;
     flow.is_settled = true;
     flow.next_rate = level;
-    for (const Crossing& crossing : flow.crossings) {
-      Link& other = links_[crossing.link];
-      if (other.settled_now == 0) settling_.push_back(crossing.link);
-      other.settled_now += crossing.count;
+    for (const Hop& hop : flow.hops) {
+      Link& other = links_[hop.link];
+      if (other.settled_now == 0) settling_.push_back(hop.link);
+      other.settled_now += hop.count;
     }
   }
 }

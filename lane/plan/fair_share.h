@@ -7,10 +7,10 @@ namespace lane::plan {
 
 // A link that a flow goes over. `count`: flows like this one, itself included, that share the link with it and count as
 // it does; more than one only where a flow stands for many (see fold.h).
-struct Crossing {
+struct Hop {
   int link = 0;
   int count = 1;
-  bool operator==(const Crossing&) const = default;
+  bool operator==(const Hop&) const = default;
 };
 
 // Max-min fair rates of flows on links (Bertsekas and Gallager, Data Networks, 1992, section 6.5.2): no flow can be
@@ -26,7 +26,7 @@ class FairShare {
 
   // Flows are numbered; numbers of removed ones are used again. A flow's rate is 0 until the next solve(), and infinite
   // after it if no link limits it.
-  int add(std::span<const Crossing> crossings);
+  int add(std::span<const Hop> hops);
   void remove(int flow);
   double rate(int flow) const { return flows_[flow].rate; }
 
@@ -34,8 +34,8 @@ class FairShare {
   const std::vector<int>& solve();
 
  private:
-  struct Member {  // of a link: the flow, and which of its crossings this is
-    int flow, crossing;
+  struct Member {  // of a link: the flow, and which of its hops this is
+    int flow, hop;
   };
   struct Link {
     double capacity = 0;
@@ -47,7 +47,7 @@ class FairShare {
     double level() const { return left / static_cast<double>(open); }
   };
   struct Flow {
-    std::vector<Crossing> crossings = {};
+    std::vector<Hop> hops = {};
     std::vector<int> places = {};  // in the links' members
     double rate = 0, next_rate = 0;
     uint64_t seen = 0;

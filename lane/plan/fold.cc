@@ -61,7 +61,7 @@ class Refinement {
     for_each_parcel([&](const Parcel& parcel, size_t i) {
       Color receivers = 0, links = 0;
       for (const int to : parcel.to) receivers += mix64(ranks_[to]);
-      for (const Crossing& crossing : parcel.crossings) links += mix64(links_[crossing.link]);
+      for (const Hop& hop : parcel.hops) links += mix64(links_[hop.link]);
       parcels_[i] = mixed(mixed(mixed(own_[i], ranks_[parcel.from]), receivers), links);
     });
     std::vector<Color> sent(ranks_.size(), 0), received(ranks_.size(), 0), carried(links_.size(), 0);
@@ -69,7 +69,7 @@ class Refinement {
       const Color color = mix64(parcels_[i]);
       sent[parcel.from] += color;
       for (const int to : parcel.to) received[to] += color;
-      for (const Crossing& crossing : parcel.crossings) carried[crossing.link] += color;
+      for (const Hop& hop : parcel.hops) carried[hop.link] += color;
     });
     for (size_t rank = 0; rank < ranks_.size(); ++rank)
       ranks_[rank] = mixed(mixed(ranks_[rank], sent[rank]), received[rank]);
@@ -115,10 +115,10 @@ Folded fold(const Workload& workload) {
   size_t i = 0;
   for (const Exchange& exchange : workload.exchanges)
     for (const Parcel& parcel : exchange.parcels) {
-      for (const Crossing& crossing : parcel.crossings) {
-        ensure(crossing.count == 1, "what is folded is not folded yet");
-        const int link = folded.class_of_link[crossing.link];
-        if (example[link] == crossing.link) ++count_by_link[class_of_parcel[i]][link];
+      for (const Hop& hop : parcel.hops) {
+        ensure(hop.count == 1, "what is folded is not folded yet");
+        const int link = folded.class_of_link[hop.link];
+        if (example[link] == hop.link) ++count_by_link[class_of_parcel[i]][link];
       }
       ++i;
     }
@@ -135,8 +135,8 @@ Folded fold(const Workload& workload) {
       for (int& to : one.to) to = folded.class_of_rank[to];
       std::sort(one.to.begin(), one.to.end());
       one.to.erase(std::unique(one.to.begin(), one.to.end()), one.to.end());
-      one.crossings.clear();
-      for (const auto& [link, count] : count_by_link[index]) one.crossings.push_back({link, count});
+      one.hops.clear();
+      for (const auto& [link, count] : count_by_link[index]) one.hops.push_back({link, count});
     }
   }
   return folded;

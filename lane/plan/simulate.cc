@@ -159,10 +159,9 @@ class Engine {
       return;
     }
     for (const int to : task.parcel->to) enter(to, &RankClock::num_messages, +1);
-    for (const Crossing& crossing : task.parcel->crossings)
-      link_bytes_[crossing.link] += task.parcel->bytes * crossing.count;
+    for (const Hop& hop : task.parcel->hops) link_bytes_[hop.link] += task.parcel->bytes * hop.count;
     if (task.parcel->bytes <= 0) return reach(id, Milestone::kLeft);
-    const auto flow = static_cast<size_t>(share_.add(task.parcel->crossings));
+    const auto flow = static_cast<size_t>(share_.add(task.parcel->hops));
     if (flow >= flows_.size()) flows_.resize(flow + 1);
     const uint32_t turn = flows_[flow].turn;
     flows_[flow] = {.task = id, .bytes_left = task.parcel->bytes, .updated = now_, .turn = turn};
@@ -248,8 +247,7 @@ std::vector<PathPart> Engine::critical_path() const {
     if (task.parcel != nullptr) {
       PathPart& part = parts[task.label];
       double slowest = std::numeric_limits<double>::infinity();
-      for (const Crossing& crossing : task.parcel->crossings)
-        slowest = std::min(slowest, workload_.capacities[crossing.link]);
+      for (const Hop& hop : task.parcel->hops) slowest = std::min(slowest, workload_.capacities[hop.link]);
       const double took = seconds(state.left - state.start), alone = std::min(took, task.parcel->bytes / slowest);
       ++part.count;
       part.wait_s += seconds(state.start - state.ready);
@@ -294,8 +292,8 @@ Simulation simulate(const Workload& workload, const SimulateOptions& options) {
   for (size_t link = 0; link < workload.capacities.size(); ++link)
     result.link_bytes.push_back(engine.link_bytes()[options.fold ? folded.class_of_link[link] : link]);
   for (const TaskGraph::OpSpan& span : graph.spans)
-    result.spans.push_back(
-        {lowest[span.rank], span.label, seconds(engine.done(span.begin)), seconds(engine.done(span.end))});
+    result.spans.push_back({lowest[span.rank], span.label, span.is_exchange, seconds(engine.done(span.begin)),
+                            seconds(engine.done(span.end))});
   return result;
 }
 

@@ -41,6 +41,7 @@ struct PathPart {
 // An op of a rank that others behave like.
 struct RankSpan {
   int rank = 0, label = 0;
+  bool is_exchange = false;
   double start_s = 0, end_s = 0;
 };
 

@@ -117,6 +117,8 @@ class Collectives {
     Choice best{.fabric = &fabric, .seconds = std::numeric_limits<double>::infinity()};
     Schedule schedule;
     for (const std::string& name : names) {
+      // A topology does not say whether multicast can be used; who knows can name it.
+      if (job_.algorithm.empty() && name.find("multicast") != std::string::npos) continue;
       Schedule one = make_schedule(name, collective, fabric.layout);
       const double seconds = cost(one, collective, fabric, partial_scale).at(bytes);
       if (seconds >= best.seconds) continue;
@@ -217,9 +219,9 @@ class Builder {
           const int from = (replica * stages + stage) * tensor + i, to = from + (to_stage - stage) * tensor;
           add_group(made, pattern, std::vector{from, to}, network_);
           const Parcel& parcel = made.parcels.back();
-          for (const Crossing& crossing : parcel.crossings) {
-            double& load = load_s[crossing.link];
-            load += parcel.bytes / graph_.workload.capacities[crossing.link];
+          for (const Hop& hop : parcel.hops) {
+            double& load = load_s[hop.link];
+            load += parcel.bytes / graph_.workload.capacities[hop.link];
             slowest = std::max(slowest, parcel.latency_s + load);
           }
         }

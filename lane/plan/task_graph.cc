@@ -127,7 +127,7 @@ class Unroller {
       } else {
         previous = unroll_exchange(rank, op, occurrences[op.exchange]++, begin);
       }
-      if (with_spans_) graph_.spans.push_back({rank, op.label, begin, previous});
+      if (with_spans_) graph_.spans.push_back({rank, op.label, op.exchange >= 0, begin, previous});
     }
   }
 

@@ -30,7 +30,9 @@ struct Dependency {
 // the workload.
 struct TaskGraph {
   struct OpSpan {
-    int rank, label, begin, end;  // from when task `begin` is done to when `end` is
+    int rank, label;
+    bool is_exchange;
+    int begin, end;  // from when task `begin` is done to when `end` is
   };
   std::vector<Task> tasks;
   std::vector<Dependency> dependencies;

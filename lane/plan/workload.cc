@@ -56,7 +56,7 @@ void add_group(Exchange& exchange, const Exchange& pattern, std::span<const int>
     int& earlier = route.is_local ? before.num_local : before.num_remote;
     parcel.wait_s = earlier++ * route.message_s;
     parcel.latency_s = route.latency_s;
-    for (const int link : route.links) parcel.crossings.push_back({link, 1});
+    for (const int link : route.links) parcel.hops.push_back({link, 1});
     exchange.parcels.push_back(std::move(parcel));
   }
 }

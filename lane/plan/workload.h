@@ -17,7 +17,7 @@ struct Parcel {
   double bytes = 0;
   double wait_s = 0;     // from when the sender may send until it does: it has others of this round to start before
   double latency_s = 0;  // from when the last byte has left until it can be used
-  std::vector<Crossing> crossings;
+  std::vector<Hop> hops;
 };
 
 // Messages that ranks send each other when they come to it: a collective of all groups that run it side by side, or

@@ -23,7 +23,7 @@ using topology::Host;
 
 struct Problem {
   std::vector<double> capacities;
-  std::vector<std::vector<Crossing>> flows;
+  std::vector<std::vector<Hop>> flows;
 };
 
 Problem random_problem(uint64_t key) {
@@ -32,11 +32,11 @@ Problem random_problem(uint64_t key) {
   Problem problem;
   for (uint64_t i = 0, n = 1 + below(9); i < n; ++i) problem.capacities.push_back(1 + static_cast<double>(below(5)));
   for (uint64_t i = 0, n = 1 + below(14); i < n; ++i) {
-    std::vector<Crossing> crossings;
+    std::vector<Hop> hops;
     for (size_t link = 0; link < problem.capacities.size(); ++link)
-      if (below(3) == 0) crossings.push_back({static_cast<int>(link)});
-    if (crossings.empty()) crossings.push_back({static_cast<int>(below(problem.capacities.size()))});
-    problem.flows.push_back(std::move(crossings));
+      if (below(3) == 0) hops.push_back({static_cast<int>(link)});
+    if (hops.empty()) hops.push_back({static_cast<int>(below(problem.capacities.size()))});
+    problem.flows.push_back(std::move(hops));
   }
   return problem;
 }
@@ -48,7 +48,7 @@ std::vector<double> by_water_filling(const Problem& problem) {
   while (std::find(is_fixed.begin(), is_fixed.end(), false) != is_fixed.end()) {
     std::vector<int> rising(used.size(), 0);
     for (size_t i = 0; i < rates.size(); ++i)
-      for (const Crossing& crossing : problem.flows[i]) rising[crossing.link] += is_fixed[i] ? 0 : 1;
+      for (const Hop& hop : problem.flows[i]) rising[hop.link] += is_fixed[i] ? 0 : 1;
     double step = 1e300;
     for (size_t link = 0; link < used.size(); ++link)
       if (rising[link] > 0) step = std::min(step, (problem.capacities[link] - used[link]) / rising[link]);
@@ -56,8 +56,8 @@ std::vector<double> by_water_filling(const Problem& problem) {
     for (size_t i = 0; i < rates.size(); ++i) {
       if (is_fixed[i]) continue;
       rates[i] += step;
-      for (const Crossing& crossing : problem.flows[i])
-        if (used[crossing.link] > problem.capacities[crossing.link] - 1e-9) is_fixed[i] = true;
+      for (const Hop& hop : problem.flows[i])
+        if (used[hop.link] > problem.capacities[hop.link] - 1e-9) is_fixed[i] = true;
     }
   }
   return rates;
@@ -67,14 +67,14 @@ std::vector<double> by_water_filling(const Problem& problem) {
 void expect_max_min(const Problem& problem, const std::vector<double>& rates, uint64_t key) {
   std::vector<double> used(problem.capacities.size(), 0), fastest(used.size(), 0);
   for (size_t i = 0; i < rates.size(); ++i)
-    for (const Crossing& crossing : problem.flows[i]) {
-      used[crossing.link] += rates[i];
-      fastest[crossing.link] = std::max(fastest[crossing.link], rates[i]);
+    for (const Hop& hop : problem.flows[i]) {
+      used[hop.link] += rates[i];
+      fastest[hop.link] = std::max(fastest[hop.link], rates[i]);
     }
   for (size_t link = 0; link < used.size(); ++link) EXPECT_LE(used[link], problem.capacities[link] + 1e-9) << key;
   for (size_t i = 0; i < rates.size(); ++i)
-    EXPECT_TRUE(std::any_of(problem.flows[i].begin(), problem.flows[i].end(), [&](const Crossing& crossing) {
-      return used[crossing.link] > problem.capacities[crossing.link] - 1e-9 && rates[i] > fastest[crossing.link] - 1e-9;
+    EXPECT_TRUE(std::any_of(problem.flows[i].begin(), problem.flows[i].end(), [&](const Hop& hop) {
+      return used[hop.link] > problem.capacities[hop.link] - 1e-9 && rates[i] > fastest[hop.link] - 1e-9;
     })) << key;
 }
 
@@ -129,7 +129,7 @@ TEST(FairShare, DependsOnWhatIsThereAlone) {
 
 TEST(FairShare, AFlowThatNothingLimitsTakesNoTime) {
   FairShare share({std::numeric_limits<double>::infinity(), 10});
-  const int free = share.add(std::vector<Crossing>{{0}}), bound = share.add(std::vector<Crossing>{{0}, {1}});
+  const int free = share.add(std::vector<Hop>{{0}}), bound = share.add(std::vector<Hop>{{0}, {1}});
   EXPECT_EQ(share.solve().size(), 2u);
   EXPECT_TRUE(std::isinf(share.rate(free)));
   EXPECT_EQ(share.rate(bound), 10);
@@ -144,7 +144,7 @@ Workload messages_on(const std::vector<double>& capacities,
   for (const auto& [bytes, links] : list) {
     Parcel parcel{.from = rank, .to = {rank + 1}, .bytes = bytes};
     rank += 2;
-    for (const int link : links) parcel.crossings.push_back({link});
+    for (const int link : links) parcel.hops.push_back({link});
     exchange.parcels.push_back(parcel);
   }
   workload.exchanges = {exchange};
@@ -192,7 +192,7 @@ TEST(Simulate, AgreesWithAnIntegralInSmallSteps) {
     for (size_t i = 0; i < problem.flows.size(); ++i) {
       bytes.push_back(1 + static_cast<double>(random_bits(key, 1000 + i) % 9));
       std::vector<int> links;
-      for (const Crossing& crossing : problem.flows[i]) links.push_back(crossing.link);
+      for (const Hop& hop : problem.flows[i]) links.push_back(hop.link);
       list.emplace_back(bytes.back(), links);
     }
     const double dt = 0.01, wanted = by_small_steps(problem, bytes, dt);

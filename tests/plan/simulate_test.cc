@@ -212,7 +212,7 @@ Workload random_workload(uint64_t key, int num_ranks, int num_links) {
     for (int i = 0; i < 2 * num_ranks; ++i) {
       const int from = below(num_ranks), to = (from + 1 + below(num_ranks - 1)) % num_ranks;
       Parcel parcel{.round = below(3), .from = from, .to = {to}, .bytes = 1e3 * below(4), .latency_s = 1e-7 * below(3)};
-      parcel.crossings = {{below(num_links)}};
+      parcel.hops = {{below(num_links)}};
       exchange.parcels.push_back(parcel);
     }
     workload.exchanges.push_back(exchange);
@@ -250,7 +250,7 @@ TEST(Simulate, IsTheSameUnderOtherNumbers) {
       for (Parcel& parcel : exchange.parcels) {
         parcel.from = rank_to[parcel.from];
         for (int& to : parcel.to) to = rank_to[to];
-        for (Crossing& crossing : parcel.crossings) crossing.link = link_to[crossing.link];
+        for (Hop& hop : parcel.hops) hop.link = link_to[hop.link];
       }
       std::reverse(exchange.parcels.begin(), exchange.parcels.end());
     }
