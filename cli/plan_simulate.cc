@@ -166,8 +166,7 @@ Case step_case(const Flags& flags, const Topology& topology, const plan::Reach& 
     what = fmt::format("{} of {} a replica with {} tokens each in {}",
                        flags.steps == 1 ? "decode step" : fmt::format("{} decode steps", flags.steps),
                        plural(flags.batch, "sequence"), format_count(flags.context),
-                       plural(static_cast<int>(job.passes.size()), "micro-batch"));
-    if (job.passes.size() > 1) what += "es";
+                       job.passes.size() == 1 ? "one pass" : fmt::format("{} micro-batches", job.passes.size()));
   }
   const auto fabric_of = [&](std::span<const int> ranks) {
     std::vector<GpuRef> group;
@@ -271,11 +270,11 @@ std::string or_dash(double seconds) { return seconds > 0 ? format_duration(secon
 
 void print_tables(const Flags& flags, const Case& one, const plan::Network& network, const plan::Simulation& result) {
   fmt::print("\n{:<14} {:>10} {:>7} {:>10} {:>10} {:>10} {:>11} {:>10} {:>7}\n", "critical path", "time", "share",
-             "computing", "turn", "transfer", "contention", "latency", "count");
+             "computing", "turn", "transfer", "sharing", "latency", "count");
   for (const plan::PathPart& part : result.critical_path)
     fmt::print("{:<14} {:>10} {:>5.1f} % {:>10} {:>10} {:>10} {:>11} {:>10} {:>7}\n", part.label,
                format_duration(part.total_s()), 100 * part.total_s() / result.makespan_s, or_dash(part.compute_s),
-               or_dash(part.wait_s), or_dash(part.transfer_s), or_dash(part.contention_s), or_dash(part.latency_s),
+               or_dash(part.wait_s), or_dash(part.transfer_s), or_dash(part.sharing_s), or_dash(part.latency_s),
                part.count);
   fmt::print("\n{:<14} {:>10} {:>15} {:>10}   mean of ranks\n", "", "computing", "communication", "idle");
   for (const RankGroup& group : rank_groups(one, result, flags.pipeline)) {
@@ -301,7 +300,7 @@ void print_json(const Flags& flags, const Case& one, const plan::Network& networ
                     {"computing_s", part.compute_s},
                     {"turn_s", part.wait_s},
                     {"transfer_s", part.transfer_s},
-                    {"contention_s", part.contention_s},
+                    {"sharing_s", part.sharing_s},
                     {"latency_s", part.latency_s}});
   for (size_t rank = 0; rank < result.ranks.size(); ++rank)
     ranks.push_back({{"computing_s", result.ranks[rank].compute_s},
@@ -345,6 +344,7 @@ void print_head(const Flags& flags, const Case& one, const Topology& topology, c
   row("simulated", result.makespan_s,
       is_decode ? fmt::format("{:.0f} tokens/s of all replicas", static_cast<double>(one.tokens) / result.makespan_s)
                 : "");
+  if (flags.steps > 1) row("each step", result.makespan_s / flags.steps, "on average");
   row("by formula", one.formula_s,
       fmt::format("where nobody is in another's way nor ahead; simulated: {:+.1f} %", more));
   for (const plan::StepCollective& collective : one.collectives)

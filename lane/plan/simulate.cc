@@ -248,11 +248,13 @@ std::vector<PathPart> Engine::critical_path() const {
       PathPart& part = parts[task.label];
       double slowest = std::numeric_limits<double>::infinity();
       for (const Hop& hop : task.parcel->hops) slowest = std::min(slowest, workload_.capacities[hop.link]);
-      const double took = seconds(state.left - state.start), alone = std::min(took, task.parcel->bytes / slowest);
+      const double took = seconds(state.left - state.start);
+      double alone = task.parcel->bytes / slowest;
+      if (took - alone < 2 * kSecondsPerPs) alone = took;  // rounding
       ++part.count;
       part.wait_s += seconds(state.start - state.ready);
       part.transfer_s += alone;
-      part.contention_s += took - alone;
+      part.sharing_s += took - alone;
       if (milestone == Milestone::kDone) part.latency_s += seconds(state.done - state.left);
     } else if (task.compute_ps > 0) {
       ++parts[task.label].count;

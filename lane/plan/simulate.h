@@ -29,13 +29,13 @@ struct RankTime {
 // parts of all labels together are the makespan.
 struct PathPart {
   std::string label;
-  int64_t count = 0;        // computations and messages in the chain
-  double compute_s = 0;     // of computations
-  double wait_s = 0;        // of messages: until it was their turn,
-  double transfer_s = 0;    // ... what the bytes take with the links for themselves,
-  double contention_s = 0;  // ... what they took longer because of others,
-  double latency_s = 0;     // ... and the way of the last
-  double total_s() const { return compute_s + wait_s + transfer_s + contention_s + latency_s; }
+  int64_t count = 0;      // computations and messages in the chain
+  double compute_s = 0;   // of computations
+  double wait_s = 0;      // of messages: until it was their turn,
+  double transfer_s = 0;  // ... what the bytes take with the links for themselves,
+  double sharing_s = 0;   // ... what they took longer because of other messages, those of the same collective too,
+  double latency_s = 0;   // ... and the way of the last
+  double total_s() const { return compute_s + wait_s + transfer_s + sharing_s + latency_s; }
 };
 
 // An op of a rank that others behave like.

@@ -158,7 +158,7 @@ TEST(Simulate, FlowsOnALinkShareIt) {
   EXPECT_NEAR(simulate(messages_on({1e9}, {{1e6, {0}}})).makespan_s, 1e-3, 1e-12);
   const Simulation two = simulate(messages_on({1e9}, {{1e6, {0}}, {1e6, {0}}}));
   EXPECT_NEAR(two.makespan_s, 2e-3, 1e-12);
-  EXPECT_NEAR(two.critical_path.at(0).contention_s, 1e-3, 1e-12);
+  EXPECT_NEAR(two.critical_path.at(0).sharing_s, 1e-3, 1e-12);
   // Of 1 and 3 MB the small one leaves after 2 ms, the other has the link for itself then.
   const Simulation uneven = simulate(messages_on({1e9}, {{1e6, {0}}, {3e6, {0}}}));
   EXPECT_NEAR(uneven.makespan_s, 4e-3, 1e-12);
@@ -257,7 +257,7 @@ TEST(Simulate, ManyToOneWaitsForThatOnesPort) {
     const Simulation result =
         simulate(workload_of(exchange_of(gather, Collective::kGather, fabric.layout, 1e6 * n), Network(fabric)));
     EXPECT_NEAR(result.makespan_s, kLocal.latency_s + (n - 1) * 1e6 / kLocal.bytes_per_s, 2e-12);
-    EXPECT_NEAR(result.critical_path.at(0).contention_s, (n - 2) * 1e6 / kLocal.bytes_per_s, 4e-12);
+    EXPECT_NEAR(result.critical_path.at(0).sharing_s, (n - 2) * 1e6 / kLocal.bytes_per_s, 4e-12);
   }
 }
 
@@ -399,7 +399,7 @@ TEST(Network, OversubscribedUplinksHoldUpAllThatCross) {
       pattern.parcels.push_back({.from = rank, .to = {(rank + 16) % 32}, .bytes = 47e6});
     const Simulation result = simulate(workload_of(pattern, network));
     EXPECT_NEAR(result.makespan_s, 4.6e-6 + oversubscription * 1e-3, 2e-12);
-    EXPECT_NEAR(result.critical_path.at(0).contention_s, (oversubscription - 1) * 1e-3, 4e-12);
+    EXPECT_NEAR(result.critical_path.at(0).sharing_s, (oversubscription - 1) * 1e-3, 4e-12);
     EXPECT_DOUBLE_EQ(result.link_bytes[index_of(network, "a up")], 16 * 47e6);
   }
 }
