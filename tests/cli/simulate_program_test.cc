@@ -42,7 +42,8 @@ TEST(PlanSimulate, PrintsAStepAndWritesItsTrace) {
   for (const char* words : {"simulated", "by formula", "critical path", "all-reduce", "stage 1", "busiest links"})
     EXPECT_NE(outcome.out.find(words), std::string::npos) << outcome.out;
   double end_us = 0;
-  for (const Json& event : parse_json(read_file(folder + "/t.json"), "t.json")["traceEvents"])
+  const Json trace = parse_json(read_file(folder + "/t.json"), "t.json");
+  for (const Json& event : trace["traceEvents"])
     if (event["ph"] == "X") end_us = std::max(end_us, event["ts"].get<double>() + event["dur"].get<double>());
   const double step_us = json_of(kStep)["simulated_s"].get<double>() * 1e6;
   EXPECT_GT(end_us, 0.95 * step_us) << "the tokens are still on their way back";
