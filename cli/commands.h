@@ -33,6 +33,7 @@ void add_place(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program);
 void add_plan_budget(CLI::App& plan, Program& program);
 void add_plan_schedule(CLI::App& plan, Program& program);
+void add_plan_simulate(CLI::App& plan, Program& program);
 void add_plan_step(CLI::App& plan, Program& program);
 void add_plan_validate(CLI::App& plan, Program& program);
 void add_env(CLI::App& app, Program& program);

@@ -63,27 +63,6 @@ bool has_nvlink(const Host& host, size_t a, size_t b) {
   return host.gpus[a].num_nvlinks > 0 && host.gpus[b].num_nvlinks > 0;
 }
 
-// NICs that carry a job's traffic: those meant for it, else all that do not belong to something else.
-std::vector<const Nic*> network_nics(const Host& host) {
-  for (const bool any : {false, true}) {
-    std::vector<const Nic*> nics;
-    for (const Nic& nic : host.nics) {
-      const bool meant =
-          nic.role == NicRole::kCompute ||
-          (nic.role == NicRole::kUnknown && nic.kind != NicKind::kEthernet && nic.kind != NicKind::kUnknown);
-      if (any || (meant && !nic.is_virtual_function)) nics.push_back(&nic);
-    }
-    if (!nics.empty()) return nics;
-  }
-  return {};
-}
-
-double bytes_per_s(const Nic& nic) {
-  double gbit = 0;
-  for (const topology::NicPort& port : nic.ports) gbit += port.gbit_per_s;
-  return gbit * 1e9 / 8 * kNicShare;
-}
-
 // The slower of two in each respect.
 void slow_down(Link& link, const Link& other) {
   link.latency_s = std::max(link.latency_s, other.latency_s);
@@ -99,6 +78,27 @@ constexpr Link kFastest{.latency_s = 0, .bytes_per_s = 1e18, .message_s = 0};
 std::string_view name_of(Tier tier) {
   constexpr std::array<std::string_view, 6> kNames = {"self", "nvlink", "node", "leaf", "spine", "core"};
   return kNames[static_cast<size_t>(tier)];
+}
+
+std::vector<int> network_nics(const Host& host) {
+  for (const bool any : {false, true}) {
+    std::vector<int> nics;
+    for (size_t i = 0; i < host.nics.size(); ++i) {
+      const Nic& nic = host.nics[i];
+      const bool meant =
+          nic.role == NicRole::kCompute ||
+          (nic.role == NicRole::kUnknown && nic.kind != NicKind::kEthernet && nic.kind != NicKind::kUnknown);
+      if (any || (meant && !nic.is_virtual_function)) nics.push_back(static_cast<int>(i));
+    }
+    if (!nics.empty()) return nics;
+  }
+  return {};
+}
+
+double data_bytes_per_s(const Nic& nic) {
+  double gbit = 0;
+  for (const topology::NicPort& port : nic.ports) gbit += port.gbit_per_s;
+  return gbit * 1e9 / 8 * kNicShare;
 }
 
 Reach::Reach(const topology::Topology& topology) : topology_(topology) {
@@ -195,11 +195,11 @@ Link Reach::pcie(GpuRef gpu) const {
 }
 
 Link Reach::network(int host) const {
-  const std::vector<const Nic*> nics = network_nics(topology_.hosts[host]);
   Link link{.latency_s = 0, .bytes_per_s = 0, .message_s = kRemoteMessage};
-  for (const Nic* nic : nics) {
-    link.latency_s = std::max(link.latency_s, nic_latency_s(nic->kind));
-    link.bytes_per_s += bytes_per_s(*nic);
+  for (const int index : network_nics(topology_.hosts[host])) {
+    const Nic& nic = topology_.hosts[host].nics[index];
+    link.latency_s = std::max(link.latency_s, nic_latency_s(nic.kind));
+    link.bytes_per_s += data_bytes_per_s(nic);
   }
   if (link.latency_s == 0) link.latency_s = nic_latency_s(NicKind::kUnknown);
   if (link.bytes_per_s == 0) link.bytes_per_s = kDefaultNicRate;
