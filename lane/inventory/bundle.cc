@@ -162,7 +162,7 @@ class Unpacker {
   }
 
   void make_folder(const std::string& path) {
-    if (::mkdir(path.c_str(), 0700) != 0 && (errno != EEXIST || !fs::is_directory(path)))
+    if (folders_.insert(path).second && ::mkdir(path.c_str(), 0700) != 0)
       corrupt(file_, "two entries are called " + in_quotes(path.substr(folder_.size() + 1)));
   }
 
@@ -192,6 +192,7 @@ class Unpacker {
 
   const std::string file_, folder_;
   int64_t bytes_ = 0;
+  std::set<std::string> folders_;
   std::map<std::string, std::string> links_;
 };
 

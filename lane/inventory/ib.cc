@@ -149,8 +149,11 @@ Nic read_ethernet(Files& files, const std::string& name, const std::string& path
   return nic;
 }
 
-const PciDevice* device_of(const std::string& path, const std::map<std::string, PciDevice>& devices) {
-  const auto found = devices.find(pci_id_of(path));
+// In copies that have no links the path does not tell; then the device's own link may.
+const PciDevice* device_of(Files& files, const std::string& path, const std::map<std::string, PciDevice>& devices) {
+  std::string id = pci_id_of(path);
+  if (id.empty()) id = pci_id_of(files.resolve(path + "/device"));
+  const auto found = devices.find(id);
   return found == devices.end() ? nullptr : &found->second;
 }
 
@@ -204,14 +207,14 @@ std::vector<Nic> read_nics(Files& files, const std::map<std::string, PciDevice>&
   for (const std::string& name : files.list(kVerbs)) {
     const std::string path = files.resolve(std::string(kVerbs) + "/" + name);
     if (path.empty() || !files.exists(path + "/ports")) continue;
-    nics.push_back(read_verbs(files, name, path, device_of(path, devices), facts));
+    nics.push_back(read_verbs(files, name, path, device_of(files, path, devices), facts));
     taken.insert(nics.back().pci_id);
   }
   facts["verbs.devices"] = count_fact(files, kVerbs, nics.size());
   const size_t num_verbs = nics.size();
   for (const std::string& name : files.list(kCxi)) {
     const std::string path = files.resolve(std::string(kCxi) + "/" + name);
-    const PciDevice* device = device_of(path, devices);
+    const PciDevice* device = device_of(files, path, devices);
     if (device == nullptr) continue;
     nics.push_back(read_cxi(files, name, *device));
     taken.insert(device->id);
@@ -219,7 +222,7 @@ std::vector<Nic> read_nics(Files& files, const std::map<std::string, PciDevice>&
   facts["cxi.devices"] = count_fact(files, kCxi, nics.size() - num_verbs);
   for (const std::string& name : files.list(kNet)) {
     const std::string path = files.resolve(std::string(kNet) + "/" + name);
-    const PciDevice* device = device_of(path, devices);
+    const PciDevice* device = device_of(files, path, devices);
     const bool has_cable = device != nullptr && (device->device_class >> 8) == 0x0200;
     if (has_cable && taken.insert(device->id).second) nics.push_back(read_ethernet(files, name, path, *device));
   }
@@ -234,7 +237,12 @@ std::set<std::string> default_route_devices(Files& files) {
     if (words.size() < 8 || words[1] != "00000000" || words[7] != "00000000") continue;
     const std::string name(words[0]);
     if (name.find('/') != std::string::npos) continue;
-    if (const std::string id = pci_id_of(files.resolve(std::string(kNet) + "/" + name)); !id.empty()) found.insert(id);
+    const std::string path = files.resolve(std::string(kNet) + "/" + name);
+    std::vector<std::string> below = {path};  // of a bond, bridge or VLAN: the interfaces that carry it
+    for (const std::string& entry : files.list(path))
+      if (entry.starts_with("lower_")) below.push_back(files.resolve(path + "/" + entry));
+    for (const std::string& interface : below)
+      if (const std::string id = pci_id_of(interface); !id.empty()) found.insert(id);
   }
   return found;
 }

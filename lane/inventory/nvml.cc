@@ -67,6 +67,8 @@ struct Library {
   int (*max_pcie_generation)(Device, unsigned*) = nullptr;
   int (*max_pcie_width)(Device, unsigned*) = nullptr;
   int (*persistence)(Device, int*) = nullptr;
+  int (*ecc_mode)(Device, int*, int*) = nullptr;
+  int (*performance_state)(Device, int*) = nullptr;
   int (*ecc_errors)(Device, int, int, unsigned long long*) = nullptr;
   int (*ancestor)(Device, Device, int*) = nullptr;
   int (*fabric)(Device, FabricInfo*) = nullptr;
@@ -91,6 +93,8 @@ struct Library {
     find(max_pcie_generation, "nvmlDeviceGetMaxPcieLinkGeneration");
     find(max_pcie_width, "nvmlDeviceGetMaxPcieLinkWidth");
     find(persistence, "nvmlDeviceGetPersistenceMode");
+    find(ecc_mode, "nvmlDeviceGetEccMode");
+    find(performance_state, "nvmlDeviceGetPerformanceState");
     find(ecc_errors, "nvmlDeviceGetTotalEccErrors");
     find(ancestor, "nvmlDeviceGetTopologyCommonAncestor");
     find(fabric, "nvmlDeviceGetGpuFabricInfoV");
@@ -235,6 +239,14 @@ void read_health(const Library& nvml, int index, const Listed& listed, std::map<
     ecc.value = std::to_string(count);
   else
     ecc.why_unknown = nvml.ecc_errors == nullptr ? "the library lacks the call" : nvml.words_for(status);
+  int is_on = 0, pending = 0, state = 0;
+  if (nvml.ecc_mode != nullptr && nvml.ecc_mode(listed.device, &is_on, &pending) == kSuccess)
+    facts[fmt::format("gpu.{}.ecc", index)] = {.value = is_on != 0 ? "on" : "off", .source = "nvmlDeviceGetEccMode"};
+  constexpr int kLowestState = 15;
+  if (nvml.performance_state != nullptr && nvml.performance_state(listed.device, &state) == kSuccess && state >= 0 &&
+      state <= kLowestState)
+    facts[fmt::format("gpu.{}.performance_state", index)] = {.value = fmt::format("P{}", state),
+                                                             .source = "nvmlDeviceGetPerformanceState"};
   for (size_t link = 0; link < kMaxLinks; ++link)
     if (listed.is_active[link] != 0)
       facts[fmt::format("gpu.{}.nvlink.{}", index, link)] = {

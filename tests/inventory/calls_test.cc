@@ -58,6 +58,8 @@ TEST(Nvml, GpusByAddressWithLinksToSwitches) {
   EXPECT_EQ(calls.facts.at("lib.nvml").value, "580.95.05") << "from the name of the library's file";
   EXPECT_EQ(calls.facts.at("nvidia.persistence").value, "on");
   EXPECT_EQ(calls.facts.at("gpu.0.ecc_uncorrected").value, "3");
+  EXPECT_EQ(calls.facts.at("gpu.0.ecc").value, "on");
+  EXPECT_EQ(calls.facts.at("gpu.0.performance_state").value, "P8");
   EXPECT_EQ(calls.facts.at("gpu.0.fabric_state").value, "completed");
   EXPECT_EQ(calls.facts.at("gpu.0.fabric_cluster").value, "none");
   EXPECT_EQ(calls.facts.at("gpu.0.nvlink.17").value, "active");

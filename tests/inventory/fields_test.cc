@@ -177,7 +177,7 @@ TEST(Sysfs, FilesOfNonsense) {
         "/proc/driver/nvidia/version", "/sys/devices/system/node/node0/cpulist", "/sys/devices/system/node/online",
         "/sys/kernel/mm/transparent_hugepage/enabled", "/proc/sys/kernel/osrelease", "/sys/kernel/iommu_groups/0/type"})
     paths.emplace_back(path);
-  for (uint64_t i = 0; i < 400; ++i) {
+  for (uint64_t i = 0; i < 250; ++i) {
     const std::string path = root.path() + paths[i % paths.size()];
     const std::string good = root.read(paths[i % paths.size()]);
     const auto put = [&](const std::string& content) {

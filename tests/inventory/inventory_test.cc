@@ -283,6 +283,67 @@ TEST(Inventory, KindsOfAdapters) {
       << "hsn0 is the interface of cxi0, not another adapter";
 }
 
+TEST(Inventory, ACopyOfFilesInPlaceOfLinks) {
+  const std::string device = "sys/class/infiniband/mlx5_0/";
+  const Host host = take("dgx_h100", "sys/class/infiniband/mlx5_0 !\n" + device + "hca_type = MT4129\n" + device +
+                                         "ports/1/rate = 400 Gb/sec (4X NDR)\n" + device +
+                                         "device -> ../../../bus/pci/devices/0000:18:00.0\n")
+                        .topology.hosts[0];
+  EXPECT_EQ(nic(host, "mlx5_0").pci_id, "0000:18:00.0");
+  EXPECT_EQ(nic(host, "mlx5_0").ports[0].gbit_per_s, 400);
+  EXPECT_EQ(nic(host, "mlx5_0").numa_node, 0);
+}
+
+TEST(Inventory, TheDefaultRouteMayGoOverABond) {
+  // A BlueField-3 whose two ports are one verbs device; the route is on bond0 above its interface.
+  const std::string bond = "sys/devices/virtual/net/bond0";
+  const Host host =
+      take("hgx_h100_reversed",
+           "@roce pci0000:80/0000:80:01.0 0000:81:00.0 1 56-111 mlx5_bond_0 0009 ens80f0np0 device=0xa2dc "
+           "hca=MT41692 part=41692 board=MT_0000000884 rate=\"200 Gb/sec (2X NDR)\" gbit=200 mbit=200000\n"
+           "@route bond0\nsys/class/net/bond0 -> ../../devices/virtual/net/bond0\n" +
+               bond + "/speed = 200000\n" + bond +
+               "/lower_ens80f0np0 -> ../../../pci0000:80/0000:80:01.0/0000:81:00.0/net/ens80f0np0\n")
+          .topology.hosts[0];
+  EXPECT_EQ(nic(host, "mlx5_bond_0").kind, NicKind::kRoce);
+  EXPECT_EQ(names_with_role(host, NicRole::kManagement), "mlx5_bond_0");
+  EXPECT_EQ(nic(host, "eno1").role, NicRole::kUnknown) << "nothing says what it is for";
+}
+
+// Two ways to the same: bridges and NUMA nodes of sysfs, and the table of nvidia-smi.
+TEST(Inventory, SysfsAndNvidiaSmiAgree) {
+  for (const std::string& machine : FakeRoot::machines()) {
+    SCOPED_TRACE(machine);
+    const Host files = take(machine, "text !\n").topology.hosts[0];
+    const Host text = take(machine, "sys !\nlane-bundle.json !\ntext/smi_q.txt !\n").topology.hosts[0];
+    if (files.gpus.empty()) continue;
+    if (text.gpus.empty()) GTEST_SKIP() << "this build has no readers of text";
+    ASSERT_EQ(text.gpus.size(), files.gpus.size());
+    ASSERT_EQ(text.gpu_to_gpu.size(), files.gpus.size());
+    for (size_t i = 0; i < files.gpus.size(); ++i) {
+      EXPECT_EQ(text.gpus[i].numa_node, files.gpus[i].numa_node) << "GPU " << i;
+      if (text.gpus[i].num_nvlinks >= 0) {  // for cards without NVLink the tool prints nothing
+        EXPECT_EQ(text.gpus[i].num_nvlinks, files.gpus[i].num_nvlinks) << "GPU " << i;
+      }
+      for (size_t j = 0; j < files.gpus.size(); ++j)
+        EXPECT_EQ(text.gpu_to_gpu[i][j], files.gpu_to_gpu[i][j]) << "GPUs " << i << " and " << j;
+      for (size_t j = 0; j < text.nics.size(); ++j) {
+        const auto same = std::find_if(files.nics.begin(), files.nics.end(),
+                                       [&](const Nic& one) { return one.name == text.nics[j].name; });
+        ASSERT_NE(same, files.nics.end()) << text.nics[j].name;
+        const Path seen = text.gpu_to_nic.empty() ? Path::kUnknown : text.gpu_to_nic[i][j];  // empty: nothing is known
+        EXPECT_EQ(seen, files.gpu_to_nic[i][static_cast<size_t>(same - files.nics.begin())])
+            << "GPU " << i << " and " << text.nics[j].name;
+      }
+    }
+    for (const Nic& one : text.nics)
+      if (!one.ports.empty() && one.ports[0].gbit_per_s > 0) {
+        EXPECT_EQ(one.ports[0].gbit_per_s, nic(files, one.name).ports[0].gbit_per_s) << one.name;
+        EXPECT_EQ(one.firmware, nic(files, one.name).firmware) << one.name;
+      }
+  }
+}
+
 TEST(Inventory, GidsTellTheirTypeAndNoAddress) {
   const Inventory inventory = take("hgx_h100_amd");
   EXPECT_EQ(value(inventory, "ib.mlx5_3.1.gid.1"), "RoCE v2 fe80::... ens8np0");
