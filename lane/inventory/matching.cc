@@ -17,7 +17,7 @@ using topology::Nic;
 using topology::NicKind;
 using topology::Path;
 
-// Not even the switched GPUs of 2026 have more links each.
+// No GPU has more: Vera Rubin's have 36 (NCCL's documentation of partitions in topology files).
 constexpr int kMostNvlinks = 36;
 constexpr int kMaxBits = 1 << 16;
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <numeric>
 #include <set>
 
 #include "lane/base/error.h"
@@ -23,7 +22,7 @@ using topology::Path;
 
 constexpr int kMaxDepth = 256;
 constexpr int64_t kMaxIndex = 1023;
-constexpr size_t kMaxEndpoints = 1024;
+constexpr size_t kMaxDevices = 1024;
 constexpr PciTree kHwlocTree{.bridges_of_switch = 2, .root_is_host_bridge = true};
 
 std::string attribute(const pugi::xml_node& node, const char* name) { return node.attribute(name).value(); }
@@ -182,6 +181,7 @@ class Reader {
       endpoints_[attribute(device, "gp_index")] = static_cast<int>(gpus_.size());
     }
     gpus_.push_back({place, found, type.device});
+    if (gpus_.size() > kMaxDevices) file_.fail(pci, fmt::format("more than {} GPUs", kMaxDevices));
   }
 
   // What an OSDev is, by the code of the file's version: verbs (InfiniBand, RoCE, cxi), a network interface, or else.
@@ -212,6 +212,7 @@ class Reader {
     fill(nic.model, {}, model_of_pci_device(type.vendor, type.device));
     read_ports(device, nic);
     nics_.push_back({place, found});
+    if (nics_.size() > kMaxDevices) file_.fail(pci, fmt::format("more than {} NICs", kMaxDevices));
   }
 
   // <info name="Port1State" value="4"/>: the state's code.
@@ -248,7 +249,7 @@ class Reader {
   void read_nvlinks(const pugi::xml_node& matrix) {
     const auto names = words_below(matrix, "indexes"), values = words_below(matrix, "u64values");
     const size_t num = names.size();
-    if (num > kMaxEndpoints || values.size() != num * num)
+    if (num > kMaxDevices || values.size() != num * num)
       file_.fail(matrix, fmt::format("NVLinkBandwidth: {} values between {} endpoints", values.size(), num));
     std::vector<int> gpus(num, -1);  // places in gpus_
     std::vector<bool> is_switch(num);

@@ -7,8 +7,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
-#include <numeric>
 #include <set>
 
 #include "lane/base/error.h"
@@ -25,6 +23,7 @@ using topology::NicKind;
 using topology::Path;
 
 constexpr int kMaxDepth = 64;
+constexpr size_t kMaxDevices = 1024;
 constexpr int64_t kMaxIndex = 1023;
 constexpr std::string_view kNvswitchClass = "0x068000", kGpuClass = "0x03", kNicClass = "0x02";
 constexpr PciTree kNcclTree{.bridges_of_switch = 1, .root_is_host_bridge = false};
@@ -147,6 +146,7 @@ class Reader {
     if (num_nvlinks > 0) fill(gpu.num_nvlinks, -1, num_nvlinks);  // none may also mean that NCCL could not see them
     if (found.switched_links > 0) gpu.has_nvswitch = true;
     gpus_.push_back(found);
+    if (gpus_.size() > kMaxDevices) file_.fail(pci, fmt::format("more than {} GPUs", kMaxDevices));
   }
 
   int count_of(const pugi::xml_node& link) {
@@ -161,6 +161,7 @@ class Reader {
     fill(nic.model, {}, model_of_pci_device(attribute(pci, "vendor"), attribute(pci, "device")));
     fill(nic.kind, NicKind::kUnknown, kind_of(nic.name, attribute(pci, "class")));
     nics_.push_back({place, place_in_list});
+    if (nics_.size() > kMaxDevices) file_.fail(pci, fmt::format("more than {} NICs", kMaxDevices));
   }
 
   static NicKind kind_of(const std::string& name, const std::string& pci_class) {

@@ -138,7 +138,24 @@ TEST(NcclTopo, ErrorsNameTheLine) {
   EXPECT_NE(error_of(read_nccl_topo, text.substr(0, 400)).find("not well-formed"), std::string::npos);
 }
 
-// ------------------------------------------------------------------------------------------------ the writer
+TEST(NcclTopo, NeitherDepthNorNumbersTakeForEver) {
+  std::string deep, many;
+  for (int at = 0; at < 200'000; ++at) deep += "<pci busid=\"" + std::to_string(at % 10'000) + ":00:00.0\">";
+  EXPECT_NE(error_of(read_nccl_topo, "<system version=\"1\"><cpu numaid=\"0\">" + deep), "");
+  deep.clear();
+  for (int at = 0; at < 5'000; ++at) {
+    deep += "<pci busid=\"" + std::to_string(at) + ":00:00.0\">";
+    many += "<pci busid=\"" + std::to_string(at) + ":00:00.0\" class=\"0x030200\"/>";
+  }
+  for (int at = 0; at < 5'000; ++at) deep += "</pci>";
+  const auto error = [](const std::string& pcis) {
+    return error_of(read_nccl_topo, "<system version=\"1\"><cpu numaid=\"0\">" + pcis + "</cpu></system>");
+  };
+  EXPECT_NE(error(deep).find("nested too deep"), std::string::npos);
+  EXPECT_NE(error(many).find("more than 1024 GPUs"), std::string::npos);
+}
+
+// The writer.
 
 topology::Gpu gpu_at(int index, const std::string& pci_id, int numa_node) {
   return {.index = index, .pci_id = pci_id, .sm = 90, .numa_node = numa_node, .pcie = {0, 32, 0, 16}};
@@ -184,6 +201,7 @@ void expect_nccl_takes(const std::string& text) {
   pugi::xml_document document;
   ASSERT_TRUE(document.load_string(text.c_str())) << text;
   EXPECT_STREQ(document.child("system").attribute("version").value(), "1");
+  EXPECT_TRUE(text.starts_with("<system ")) << "its parser knows no prolog";
   std::set<std::string> ids;
   expect_sound_below(document.child("system"), ids);
 }
@@ -284,7 +302,7 @@ TEST(ToNcclTopo, WhatIsNotKnownIsLeftToNccl) {
             "</system>\n");
 }
 
-// ------------------------------------------------------------------------------------------------ hwloc
+// hwloc. The same machine in three versions of the format.
 
 void expect_dgx2(const Inventory& inventory) {
   const topology::Host& found = host(inventory);
@@ -377,6 +395,9 @@ TEST(Hwloc, ErrorsNameTheLine) {
   EXPECT_NE(error("cpuset=\"0x000000ff\"", "cpuset=\"all\"").find("dump.txt:5: <object>: cpuset: mask \"all\""),
             std::string::npos);
   EXPECT_NE(error_of(read_hwloc, "<topology/>").find("expected the XML of hwloc"), std::string::npos);
+  std::string deep;
+  for (int at = 0; at < 5'000; ++at) deep = "<object type=\"Group\">" + deep + "</object>";
+  EXPECT_NE(error_of(read_hwloc, "<topology>" + deep + "</topology>").find("nested too deep"), std::string::npos);
   EXPECT_NE(error_of(read_hwloc, "not XML").find("dump.txt:1: "), std::string::npos);
 }
 
