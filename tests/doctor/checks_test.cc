@@ -348,27 +348,28 @@ TEST_P(Settings, GiveTheirFinding) {
   only(machine, GetParam().id, GetParam().verdict);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Settings,
-                         testing::Values(Setting{"iommu.mode", "translated", "iommu-translates", Verdict::kWarning},
-                                         Setting{"limits.memlock_bytes", "65536", "memlock", Verdict::kWarning},
-                                         Setting{"shm.bytes", "67108864", "shm-small", Verdict::kNote},
-                                         Setting{"shm.free_bytes", "4096", "shm-small", Verdict::kNote},
-                                         Setting{"limits.open_files", "256", "open-files", Verdict::kWarning},
-                                         Setting{"limits.open_files", "4096", "open-files", Verdict::kNote},
-                                         Setting{"limits.stack_bytes", "unlimited", "stack-size", Verdict::kWarning},
-                                         Setting{"limits.stack_bytes", "1048576", "stack-size", Verdict::kWarning},
-                                         Setting{"os.numa_balancing", "1", "numa-balancing", Verdict::kWarning},
-                                         Setting{"os.cpu_governor", "schedutil", "cpu-governor", Verdict::kNote},
-                                         Setting{"os.thp", "never", "huge-pages", Verdict::kNote},
-                                         Setting{"nvidia.persistence", "off", "persistence-mode", Verdict::kNote},
-                                         Setting{"gpu.2.ecc_uncorrected", "7", "gpu-memory-errors", Verdict::kWarning},
-                                         Setting{"gpu.2.xid", "79", "xid", Verdict::kFatal},
-                                         Setting{"gpu.2.xid", "31, 74", "xid", Verdict::kWarning},
-                                         Setting{"gpu.2.xid", "31", "xid", Verdict::kNote},
-                                         Setting{"nvidia.driver", "absent", "nvidia-driver", Verdict::kFatal},
-                                         Setting{"lib.nvml", "570.124.06", "driver-library-mismatch", Verdict::kFatal},
-                                         Setting{"pci.max_read_request.0000:31:00.0", "128", "pcie-max-read-request",
-                                                 Verdict::kNote}));
+INSTANTIATE_TEST_SUITE_P(
+    All, Settings,
+    testing::Values(Setting{"iommu.mode", "translated", "iommu-translates", Verdict::kWarning},
+                    Setting{"limits.memlock_bytes", "65536", "memlock", Verdict::kWarning},
+                    Setting{"shm.bytes", "67108864", "shm-small", Verdict::kNote},
+                    Setting{"shm.free_bytes", "4096", "shm-small", Verdict::kNote},
+                    Setting{"limits.open_files", "256", "open-files", Verdict::kWarning},
+                    Setting{"limits.open_files", "4096", "open-files", Verdict::kNote},
+                    Setting{"limits.stack_bytes", "unlimited", "stack-size", Verdict::kWarning},
+                    Setting{"limits.stack_bytes", "1048576", "stack-size", Verdict::kWarning},
+                    Setting{"os.numa_balancing", "1", "numa-balancing", Verdict::kWarning},
+                    Setting{"os.cpu_governor", "schedutil", "cpu-governor", Verdict::kNote},
+                    Setting{"os.thp", "never", "huge-pages", Verdict::kNote},
+                    Setting{"nvidia.persistence", "off", "persistence-mode", Verdict::kNote},
+                    Setting{"gpu.2.ecc_uncorrected", "7", "gpu-memory-errors", Verdict::kWarning},
+                    Setting{"gpu.2.xid", "79", "xid", Verdict::kFatal},
+                    Setting{"gpu.2.xid", "31, 74", "xid", Verdict::kWarning},
+                    Setting{"gpu.2.xid", "31", "xid", Verdict::kNote},
+                    Setting{"nvidia.driver", "absent", "nvidia-driver", Verdict::kFatal},
+                    Setting{"nvidia.unlisted_gpus", "0000:d1:00.0", "nvidia-driver", Verdict::kFatal},
+                    Setting{"lib.nvml", "570.124.06", "driver-library-mismatch", Verdict::kFatal},
+                    Setting{"pci.max_read_request.0000:31:00.0", "128", "pcie-max-read-request", Verdict::kNote}));
 
 TEST(Faults, ALibraryOfAnotherVersion) {
   Inventory machine = hgx_h100();
@@ -378,6 +379,14 @@ TEST(Faults, ALibraryOfAnotherVersion) {
   EXPECT_EQ(troubles_of(machine), Strings{}) << "NVML answers only if the versions agree";
   forget(machine, "nvml", "nvmlInit: Driver/library version mismatch");
   only(machine, "driver-library-mismatch", Verdict::kFatal);
+}
+
+TEST(Faults, ASandboxThatHidesTheNetworkIsNotWithoutOne) {
+  Inventory machine = laptop();
+  set(machine, "verbs.devices", "0");
+  EXPECT_EQ(troubles_of(machine, 1), Strings{});
+  forget(machine, "verbs.devices", "there is no /sys/class");
+  only(machine, "no-fabric", Verdict::kUnknown, 1);
 }
 
 TEST(Faults, GpusWithoutEccHaveNoErrorsToTell) {

@@ -30,6 +30,11 @@ std::vector<Finding> driver(const Case& c) {
     return {fatal("GPUs from Blackwell on need the open kernel modules; the proprietary ones are loaded",
                   {seen, c.evidence("nvidia.open_modules")}, "install the driver's open flavour (nvidia-open)",
                   "install the proprietary flavour again")};
+  const std::string unlisted = c.value("nvidia.unlisted_gpus");
+  if (!unlisted.empty() && unlisted != "none")
+    return {
+        fatal("GPUs are on PCIe that the driver does not list: " + unlisted, {seen, c.evidence("nvidia.unlisted_gpus")},
+              "dmesg | grep -iE 'nvrm|xid' says why; drain the host and reset or replace them", "nothing was changed")};
   return {fine("the NVIDIA driver is " + version->value, {seen})};
 }
 

@@ -44,6 +44,10 @@ std::vector<Finding> no_fabric(const Case& c) {
     return {fine(fmt::format("{} network card{} for jobs over several hosts", nics.size(), nics.size() == 1 ? "" : "s"),
                  evidence)};
   }
+  for (const char* key : {"verbs.devices", "cxi.devices"})
+    if (c.fact(key) != nullptr && !c.fact(key)->known())
+      return {unknown("whether there is a fast network is not told", {c.evidence(key)},
+                      "a full /sys/class: run it outside of the sandbox or container")};
   if (c.costs.num_hosts() > 1)
     return {note(fmt::format("no InfiniBand, RoCE, EFA or Slingshot here: a job over {} hosts goes over TCP",
                              c.costs.num_hosts()),
