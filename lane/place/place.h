@@ -62,9 +62,9 @@ struct Placement {
 Placement evaluate(const plan::Reach& reach, const Job& job, const std::vector<topology::GpuRef>& gpus);
 
 struct SearchOptions {
-  int max_exact_hosts = 64;     // up to so many hosts with free GPUs branch and bound proves or improves
-  int64_t max_nodes = 200'000;  // of its tree; then it reports the gap that is left
-  int num_random = 20;          // placements for comparison
+  int max_exact_hosts = 64;       // up to so many hosts with free GPUs branch and bound proves or improves
+  int64_t max_nodes = 1'000'000;  // of its tree; then it reports the gap that is left
+  int num_random = 20;            // placements for comparison
   uint64_t seed = 1;
 };
 

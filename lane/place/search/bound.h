@@ -1,5 +1,6 @@
 // Private to lane/place: what no placement can be cheaper than.
 #pragma once
+#include <compare>
 #include <map>
 #include <vector>
 
@@ -23,29 +24,40 @@ class Bound {
   double rest_of_replica(int stage) const { return rest_[stage]; }  // of the stages from this one on, at least
 
  private:
-  // Of one group by how many of its GPUs an island holds.
+  // Leaves that switches up to a level join, and those that share an island.
+  struct Zones {
+    std::vector<int> of_leaf;
+    int count = 0, level_between = 0;  // the lowest level over which two of them reach each other
+  };
+  // One group by how many of its GPUs an island holds. `beyond`: over several zones, by their level.
   struct Shape {
     int of_island = 0, longest_run = 0;
-    double near_s = 0, far_s = 0;  // an all-reduce in one leaf, over several; infinite: impossible
-    double hop_island_s = 0, hop_leaf_s = 0, hop_far_s = 0;
+    double leaf_s = 0;  // an all-reduce in one zone of the first level; infinite: impossible
+    double hop_island_s = 0, hop_leaf_s = 0;
+    std::vector<double> beyond_s, hop_beyond_s;
+  };
+  // What some replica must have: groups of fewer than `small` GPUs an island, groups over several zones, and that it
+  // leaves a zone at all.
+  struct Demand {
+    int small = 0, num_small = 0, zones = 0, num_beyond = 0;
+    bool leaves_zone = false;
+    auto operator<=>(const Demand&) const = default;
   };
 
-  void find_containers();
+  void find_zones();
   void find_shapes();
+  Shape shape_of(int of_island, int most_units, int most_free, const std::vector<int>& fitting_of_zone);
   plan::Link fastest_inside(const Unit& unit, bool spans_hosts) const;
-  double far_price(const plan::Fabric& near);
-  // With at least `num_small` groups of fewer than `small` GPUs an island, `num_far` groups on several leaves, and (if
-  // asked) leaves crossed at all.
-  double replica(int small, int num_small, int num_far, bool crosses);
+  double price_beyond(const plan::Fabric& near, int level);
+  double replica(const Demand& demand);
 
   const Cluster& cluster_;
   Pricer& pricer_;
   const Job& job_;
-  std::vector<int> container_;  // by leaf: leaves that share an island are one
-  int num_containers_ = 0, min_far_level_ = 0;
+  std::vector<Zones> zones_;  // by level, from the leaves on; at least one
   std::vector<Shape> shapes_;
   std::vector<double> rest_;
-  std::map<std::vector<int>, double> known_;
+  std::map<Demand, double> known_;
 };
 
 }  // namespace lane::place
