@@ -9,6 +9,7 @@ void add_plan(CLI::App& app, Program& program) {
   add_plan_budget(*plan, program);
   add_plan_step(*plan, program);
   add_plan_schedule(*plan, program);
+  add_plan_simulate(*plan, program);
   add_plan_validate(*plan, program);
 }
 
