@@ -14,6 +14,7 @@ struct Round {
   double share = 0;         // of the vector, through the busiest port
   int messages = 1;         // of a rank
   double uplink_share = 0;  // through a leaf's uplink
+  int far_messages = 0;     // of a rank, through it
   Tier tier = Tier::kNvlink;
 };
 
@@ -33,12 +34,12 @@ struct Ports {
   // All members send `share` to others that are `span` places apart.
   Round exchange(double share, int span) const {
     const bool leaves = network && span > in_leaf();
-    return {share, 1, leaves ? in_leaf() * share : 0, tier(span)};
+    return {share, 1, leaves ? in_leaf() * share : 0, leaves ? 1 : 0, tier(span)};
   }
   // Everybody sends 1/parts of the vector to everybody.
   Round all_to_all(double parts) const {
-    const double out = network && n > in_leaf() ? in_leaf() * double(n - in_leaf()) / parts : 0;
-    return {(n - 1) / parts, n - 1, out, tier(n)};
+    const int far = network ? n - in_leaf() : 0;
+    return {(n - 1) / parts, n - 1, in_leaf() * double(far) / parts, far, tier(n)};
   }
 };
 
@@ -54,7 +55,8 @@ std::optional<std::vector<Round>> rounds_of(std::string_view name, const Ports& 
   } else if (name == "two_shot") {
     rounds.assign(2, ports.all_to_all(n));
   } else if (name == "ring") {
-    Round round{1.0 / n, 1, ports.network && n > ports.in_leaf() ? 1.0 / n : 0, ports.tier(n)};
+    const bool leaves = ports.network && n > ports.in_leaf();
+    const Round round{1.0 / n, 1, leaves ? 1.0 / n : 0, leaves ? 1 : 0, ports.tier(n)};
     rounds.assign(static_cast<size_t>(2 * (n - 1)), round);
   } else if (name == "recursive_doubling") {
     fold();
@@ -78,7 +80,8 @@ double seconds_of(const Round& round, const GroupShape& shape, int64_t bytes) {
   double seconds = link.latency_s + (round.messages - 1) * link.message_s + round.share * size / link.bytes_per_s;
   if (round.uplink_share > 0) {
     const double switches_s = shape.switches_s[static_cast<size_t>(round.tier) - static_cast<size_t>(Tier::kLeaf)];
-    seconds = std::max(seconds, link.latency_s + switches_s + round.uplink_share * size / shape.uplink.bytes_per_s);
+    seconds = std::max(seconds, link.latency_s + switches_s + (round.far_messages - 1) * shape.uplink.message_s +
+                                    round.uplink_share * size / shape.uplink.bytes_per_s);
   }
   return seconds;
 }

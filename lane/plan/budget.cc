@@ -92,6 +92,13 @@ Planner::Planner(const Reach& reach, const Work& work, const PlannerOptions& opt
   if (gpus_.empty())
     throw Error(ErrorCode::kInvalidArgument, "topology " + topology.name + " has no free GPU to plan for");
   const topology::Gpu& first = topology.hosts[gpus_.front().host].gpus[gpus_.front().gpu];
+  for (const GpuRef gpu : gpus_)
+    if (const topology::Gpu& other = topology.hosts[gpu.host].gpus[gpu.gpu]; other.name != first.name)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("topology {}: \"{}\" on {} and \"{}\" on {}: plans are for GPUs of one kind; give the "
+                              "others \"is_busy\": true",
+                              topology.name, first.name, topology.hosts[gpus_.front().host].name, other.name,
+                              topology.hosts[gpu.host].name));
   if (options_.peaks.name.empty()) options_.peaks = gpu_peaks(first.name);
   if (first.memory_bytes > 0) options_.peaks.memory_bytes = first.memory_bytes;
   for (const GpuRef gpu : gpus_)

@@ -76,7 +76,7 @@ struct PlannerOptions {
 // plan is on the i-th free GPU, those of a leaf together. docs/planning.md has the formulas.
 class Planner {
  public:
-  // Error{kInvalidArgument}: no free GPU, a GPU whose peaks nobody knows.
+  // Error{kInvalidArgument}: no free GPU, free ones of several kinds, one whose peaks or memory nobody knows.
   Planner(const Reach& reach, const Work& work, const PlannerOptions& options = {});
 
   int num_gpus() const { return static_cast<int>(gpus_.size()); }

@@ -216,7 +216,9 @@ GroupShape shape_of(const Reach& reach, std::span<const GpuRef> ranks) {
   shape.remote = fabric.remote;
   shape.gpu = gpu_kind(gpu.name);
   shape.sm = gpu.sm > 0 ? gpu.sm : 90;
-  shape.nics_per_island = reach.num_nics(ranks.front().host) * static_cast<int>(hosts[0].size());
+  const int num_nics = reach.num_nics(ranks.front().host);
+  shape.nics_per_island = num_nics * static_cast<int>(hosts[0].size());
+  shape.nic_bytes_per_s = reach.network(ranks.front().host).bytes_per_s / std::max(1, num_nics);
   shape.amd_cpu = host.machine.cpu_model.find("AMD") != std::string::npos;
   shape.islands_within = {shape.num_islands, shape.num_islands, shape.num_islands};
   if (shape.num_islands == 1) return shape;
@@ -245,8 +247,7 @@ NcclGroup nccl_group(const GroupShape& shape) {
                   .sm = shape.sm,
                   .nvlink = shape.inside == Tier::kNvlink,
                   .amd_cpu = shape.amd_cpu};
-  const double nic = shape.num_islands > 1 ? shape.remote.bytes_per_s / std::max(1, shape.nics_per_island) : 0;
-  group = typical_channels(group, std::max(1, shape.nics_per_island), nic / 1e9);
+  group = typical_channels(group, std::max(1, shape.nics_per_island), shape.nic_bytes_per_s / 1e9);
   // NVLink SHARP: Hopper's NVSwitch and later; NCCL uses it from five GPUs of a node on.
   group.nvls = group.nvlink && shape.sm >= 90 && shape.ranks_per_island > 4;
   return group;

@@ -25,11 +25,12 @@ struct GroupShape {
   Link local, remote, uplink;              // uplink: of a leaf
   std::string gpu;                         // gpu_kind(); may be empty
   int sm = 90, nics_per_island = 1;
+  double nic_bytes_per_s = 0;  // of one, for data
   bool amd_cpu = false;
   auto key() const {
     return std::tuple(num_ranks, num_islands, ranks_per_island, inside, islands_within, switches_s, local.latency_s,
-                      local.bytes_per_s, remote.latency_s, remote.bytes_per_s, uplink.bytes_per_s, gpu, sm,
-                      nics_per_island, amd_cpu);
+                      local.bytes_per_s, remote.latency_s, remote.bytes_per_s, uplink.bytes_per_s, nic_bytes_per_s, gpu,
+                      sm, nics_per_island, amd_cpu);
   }
   Tier widest() const;  // that its messages cross
 };

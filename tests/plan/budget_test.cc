@@ -122,6 +122,12 @@ TEST(Budget, RefusesWhatCannotBe) {
   const Reach elsewhere(strange);
   EXPECT_THROW(Planner(elsewhere, llama("llama-3-8b")), Error);
   EXPECT_NO_THROW(Planner(elsewhere, llama("llama-3-8b"), {.peaks = {"given", 1e14, 1e12, 0}}));
+  Topology mixed = cluster;
+  mixed.hosts[0].gpus[3].name = "NVIDIA H200";
+  const Reach both(mixed);
+  EXPECT_THROW(Planner(both, llama("llama-3-8b")), Error);
+  mixed.hosts[0].gpus[3].is_busy = true;
+  EXPECT_EQ(Planner(both, llama("llama-3-8b")).num_gpus(), 7) << "who keeps a reference sees the change";
   for (topology::Gpu& gpu : strange.hosts[0].gpus) gpu.is_busy = true;
   EXPECT_THROW(Planner(elsewhere, llama("llama-3-8b"), {.peaks = {"given", 1e14, 1e12, 0}}), Error);
 }

@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "lane/base/error.h"
+#include "lane/base/file.h"
+#include "lane/base/json.h"
 #include "lane/base/random.h"
 
 namespace lane::plan {
@@ -140,6 +142,25 @@ TEST(MeasuredTimes, OfSlingshotGiveNvrarsFormulaItsNetwork) {
   const double exchange_s = slingshot_curves()[0].at((512 << 10) / 4);
   EXPECT_DOUBLE_EQ(exchange_s, 12.15e-6);
   EXPECT_NEAR(3 * exchange_s + 2 * 4e-6, 45e-6, 1e-6);
+}
+
+TEST(MeasuredTimes, LanesTableIsThatOfItsReports) {
+  const std::string folder = std::string(LANE_SOURCE_DIR) + "/docs/performance/results/allreduce_h200/";
+  int compared = 0;
+  for (const auto& [file, num_ranks] : {std::pair{"h200x2_bf16.json", 2}, std::pair{"h200x4_bf16.json", 4}}) {
+    const Json report = parse_json(read_file(folder + file), file);
+    for (const Json& row : report["runs"][0]["rows"]) {
+      if (row["kind"] != "lane" || row["mode"] != "graph" || row["algorithm"] == "auto") continue;
+      const int64_t bytes = row["bytes"];
+      const MeasuredCurve* curve = find_curve("lane_" + row["algorithm"].get<std::string>(), "H200", num_ranks, bytes);
+      ASSERT_NE(curve, nullptr);
+      ASSERT_TRUE(curve->has(bytes));
+      const double median_s = row["time"]["median_s"];
+      EXPECT_NEAR(curve->at(bytes), median_s, 5e-4 * median_s) << "four digits";
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 40);
 }
 
 TEST(MeasuredTimes, KnowGpusByTheDriversNames) {
