@@ -75,7 +75,7 @@ std::vector<GpuRef> in_order(const Topology& topology, int count) {
     for (int gpu = 0; gpu < static_cast<int>(topology.hosts[host].gpus.size()); ++gpu)
       if (!topology.hosts[host].gpus[gpu].is_busy) gpus.push_back({host, gpu});
   if (count == 0) count = static_cast<int>(gpus.size());
-  if (static_cast<int>(gpus.size()) < count)
+  if (gpus.empty() || static_cast<int>(gpus.size()) < count)
     refuse(fmt::format("{} ranks need as many free GPUs; {} has {}: give {}", count, topology.name, gpus.size(),
                        "--nodes, another --topology, or a smaller plan"));
   gpus.resize(count);
@@ -130,10 +130,10 @@ Case collective_case(const Flags& flags, const plan::Reach& reach, const std::ve
   return result;
 }
 
-plan::ComputeSpeed speed_of(const Flags& flags, const Topology& topology) {
+plan::ComputeSpeed speed_of(const Flags& flags, const topology::Gpu& gpu) {
   if ((flags.peak_tflops > 0) != (flags.read_gb_per_s > 0)) refuse("--peak-tflops and --read-gb-per-s go together");
   plan::GpuPeaks peaks{"GPU as given", flags.peak_tflops * 1e12, flags.read_gb_per_s * 1e9, 0};
-  if (flags.peak_tflops == 0) peaks = plan::gpu_peaks(topology.hosts.front().gpus.front().name);
+  if (flags.peak_tflops == 0) peaks = plan::gpu_peaks(gpu.name);
   return {peaks.read_bytes_per_s * plan::kReadShare.expected, peaks.flops_per_s * plan::kProductShare.expected,
           flags.operation_us * 1e-6};
 }
@@ -151,7 +151,7 @@ Case step_case(const Flags& flags, const Topology& topology, const plan::Reach& 
                     .partial_scale = bytes == 4 ? 1.0 : 2.0,
                     .eager_bytes = eager_bytes(flags),
                     .algorithm = flags.algorithm,
-                    .speed = speed_of(flags, topology)};
+                    .speed = speed_of(flags, topology.hosts[gpus[0].host].gpus[gpus[0].gpu])};
   std::string what;
   if (flags.prefill > 0) {
     if (flags.steps > 1) refuse("--steps counts decode steps; leave it out with --prefill");
@@ -210,7 +210,7 @@ std::vector<LinkGroup> busiest_links(const plan::Network& network, const plan::S
   return list;
 }
 
-// Ranks of a stage, or all: their mean, and the one that idles least.
+// Ranks of a stage, or all: what they do on average.
 struct RankGroup {
   std::string name;
   plan::RankTime mean;
@@ -365,6 +365,8 @@ int run(const Flags& flags) {
   const bool is_collective = !flags.collective.empty();
   if (!is_collective && flags.ranks > 0)
     refuse("--ranks goes with --collective; a step's ranks are --tp, --pp, --replicas");
+  if (is_collective && !flags.slow.empty())
+    refuse("--slow: a rank computes slower, and a collective alone is no computing");
   const int64_t planned = int64_t{flags.tensor} * flags.pipeline * flags.replicas;
   if (planned > (1 << 20)) refuse(fmt::format("--tp, --pp, --replicas: {} ranks are too many", planned));
   const int count = is_collective ? flags.ranks : static_cast<int>(planned);
@@ -438,7 +440,7 @@ void add_work_flags(CLI::App& command, Flags& flags) {
 
 void add_plan_simulate(CLI::App& plan, Program& program) {
   CLI::App* command = plan.add_subcommand(
-      "simulate", "A step or a collective as events on the links of a cluster: contention, stragglers, a trace");
+      "simulate", "A step or a collective as events on the links of a cluster: shared links, stragglers, a trace");
   auto flags = std::make_shared<Flags>();
   flags->shape.model = "llama-3-70b";
   std::vector<std::string> presets, collectives;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <queue>
+#include <tuple>
 
 #include "lane/base/error.h"
 #include "lane/plan/task_graph.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <tuple>
 
 #include "lane/base/error.h"
 
@@ -16,7 +17,7 @@ constexpr int kAttentionOperations = 5, kMlpOperations = 4, kEmbeddingOperations
 // What a rank of a stage computes, the busiest by its slices: its group waits for it twice a layer.
 class Compute {
  public:
-  Compute(const StepJob& job) : job_(job) {
+  explicit Compute(const StepJob& job) : job_(job) {
     const ModelShape& shape = job.shape;
     for (int i = 0; i < job.plan.tensor; ++i) {
       const RankSlices slices = slices_of(job.plan, shape, i);
