@@ -172,8 +172,7 @@ std::string render(const Flags& flags, const plan::Reach& reach, const place::Jo
   if (flags.format == "slurm") return to_slurm(reach, result.placement);
   if (flags.format == "kueue") return to_kueue(reach, job, result.placement);
   if (flags.format == "env") return to_env(topology, result.placement);
-  const bool in_colour =
-      flags.output.empty() && ::isatty(STDOUT_FILENO) != 0 && !colours_refused();
+  const bool in_colour = flags.output.empty() && ::isatty(STDOUT_FILENO) != 0 && !colours_refused();
   return table_of(reach, job, result, in_colour) + summary_of(job, result, model);
 }
 
