@@ -11,6 +11,7 @@ namespace lane::cli {
 struct Program {
   std::vector<std::string> arguments;  // as given, the program's name left out: ranks are started with the same
   std::function<int()> run;
+  int error_status = 1;  // kExitError, unless the command's own statuses say something else by it
 };
 
 inline constexpr int kExitOk = 0, kExitError = 1, kExitUsage = 2, kExitInterrupted = 130;
@@ -32,7 +33,9 @@ void add_place(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program);
 void add_plan_budget(CLI::App& plan, Program& program);
 void add_plan_schedule(CLI::App& plan, Program& program);
+void add_plan_simulate(CLI::App& plan, Program& program);
 void add_plan_step(CLI::App& plan, Program& program);
+void add_plan_validate(CLI::App& plan, Program& program);
 void add_env(CLI::App& app, Program& program);
 
 }  // namespace lane::cli

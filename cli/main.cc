@@ -58,5 +58,5 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     log(LogLevel::kError, fmt::format("unexpected: {} (a bug in Lane; please report it)", error.what()));
   }
-  return cli::kExitError;
+  return program.error_status;
 }

@@ -65,7 +65,9 @@ std::string read_file(const std::string& path, int64_t limit_bytes) {
 }
 
 void write_file(const std::string& path, std::string_view content) {
-  const std::string temporary = path + ".tmp" + std::to_string(::getpid());
+  struct stat status;
+  const bool is_special = ::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+  const std::string temporary = is_special ? path : path + ".tmp" + std::to_string(::getpid());
   const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!fd) throw_system_error("creating " + temporary);
   while (!content.empty()) {
@@ -73,12 +75,13 @@ void write_file(const std::string& path, std::string_view content) {
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote < 0) {
       const int error = errno;
-      ::unlink(temporary.c_str());
+      if (!is_special) ::unlink(temporary.c_str());
       errno = error;
       throw_system_error("writing " + path);
     }
     content.remove_prefix(static_cast<size_t>(wrote));
   }
+  if (is_special) return;
   if (std::rename(temporary.c_str(), path.c_str()) != 0) throw_system_error("renaming " + temporary + " to " + path);
 }
 

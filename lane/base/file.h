@@ -44,7 +44,8 @@ bool file_exists(const std::string& path);
 // The whole file; Error{kInvalidArgument} if it is larger than `limit_bytes`.
 std::string read_file(const std::string& path, int64_t limit_bytes = int64_t{1} << 30);
 
-// Writes to a temporary name beside `path` and renames it, so that a reader never sees half a file.
+// Writes to a temporary name beside `path` and renames it, so that a reader never sees half a file. What is no regular
+// file (/dev/null, /dev/stdout, a pipe) is written in place.
 void write_file(const std::string& path, std::string_view content);
 
 }  // namespace lane

@@ -1,5 +1,8 @@
 #include "lane/base/settings.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 
@@ -30,5 +33,25 @@ std::optional<std::string> launcher_variable(const char* name) {
   const char* value = std::getenv(name);
   return value && *value ? std::optional<std::string>(value) : std::nullopt;
 }
+
+std::vector<std::pair<std::string, std::string>> environment_with_prefixes(std::span<const std::string_view> prefixes) {
+  std::vector<std::pair<std::string, std::string>> found;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    const size_t equals = text.find('=');
+    if (equals == std::string_view::npos) continue;
+    if (std::any_of(prefixes.begin(), prefixes.end(), [&](std::string_view prefix) { return text.starts_with(prefix); }))
+      found.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+bool colours_refused() {
+  const char* value = std::getenv("NO_COLOR");
+  return value != nullptr && *value != 0;
+}
+
+std::string home_folder() { return launcher_variable("HOME").value_or(""); }
 
 }  // namespace lane

@@ -2,8 +2,11 @@
 #include <array>
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace lane {
 
@@ -58,5 +61,15 @@ std::chrono::milliseconds timeout_setting();
 
 // A variable that a launcher (torchrun, mpirun, srun) set for its ranks; these are not Lane's own settings.
 std::optional<std::string> launcher_variable(const char* name);
+
+// Variables of this process whose names start with one of `prefixes` ("NCCL_"), by name: settings of other libraries,
+// which `lane doctor` judges.
+std::vector<std::pair<std::string, std::string>> environment_with_prefixes(std::span<const std::string_view> prefixes);
+
+// NO_COLOR (no-color.org): set to anything, output has no colours.
+bool colours_refused();
+
+// $HOME; empty if it is not set.
+std::string home_folder();
 
 }  // namespace lane

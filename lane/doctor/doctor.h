@@ -43,12 +43,24 @@ std::vector<Finding> examine(const inventory::Inventory& inventory, const Worklo
 struct EnvironmentSource {
   std::string name;  // "/etc/nccl.conf", "environment"
   std::vector<std::pair<std::string, std::string>> variables;
+  bool is_file = false;               // an nccl.conf: of a name that is set twice the first counts
+  std::vector<std::string> problems;  // of a file: lines that NCCL passes over, "line 3: ..."
 };
 // `nccl_version`: 22809 for 2.28.9; 0 if unknown, then rules that depend on it say so. `inventory` may be null.
 std::vector<Finding> lint_environment(const std::vector<EnvironmentSource>& sources, int nccl_version,
                                       const inventory::Inventory* inventory);
-// nccl.conf: NAME=value lines, # comments. Error{kCorruptData} names file and line.
+// nccl.conf: NAME=value lines, # comments, as NCCL itself reads it: a line that it would pass over becomes one of
+// `problems`. Error{kCorruptData} names file and line if it is no text at all.
 EnvironmentSource parse_conf(std::string_view text, const std::string& where);
+
+// Every id that a finding can have; each is a heading of docs/doctor.md.
+std::vector<std::string> finding_ids();
+
+// Fatal, warnings, what could not be told, notes, what is well; the dearest first among equals.
+void put_worst_first(std::vector<Finding>& findings);
+
+// 22809 from "2.28.9" or "NCCL 2.28.9+cuda12.9"; 0: it is not said.
+int nccl_version_of(std::string_view text);
 
 // 0: ok (notes too), 1: warnings, 2: fatal, 3: something could not be told and nothing worse was found.
 // strict: what could not be told counts as a warning.

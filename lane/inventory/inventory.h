@@ -23,6 +23,7 @@ struct Fact {
 //   os.kernel                     6.8.0-45-generic          os.virtualization    none, kvm, container, gvisor, ...
 //   os.cpu_vendor                 GenuineIntel              os.numa_balancing    0, 1
 //   os.cpu_governor               performance, ...          os.thp               always, madvise, never
+//   os.hypervisor                 none, kvm, ... (below a container too)         os.numa_nodes        number
 //   limits.memlock_bytes          number or unlimited       limits.open_files    number
 //   limits.stack_bytes            number or unlimited       shm.bytes, shm.free_bytes
 //   iommu.mode                    off, passthrough, translated
@@ -33,10 +34,15 @@ struct Fact {
 //   nvidia.persistence            on, off                   nvidia.fabric_manager  running, absent, failed, not needed
 //   nvidia.imex                   running, absent, not needed
 //   gpu.<i>.ecc_uncorrected       number                    gpu.<i>.xid          last ones, if the log is readable
+//   gpu.<i>.ecc                   on, off                   gpu.<i>.performance_state   P0 ... P8: idle links are slow
 //   gpu.<i>.fabric_state          completed, in progress, ..., gpu.<i>.fabric_cluster, gpu.<i>.fabric_clique
 //   gpu.<i>.nvlink.<l>            active, inactive          gpu.<i>.pcie         "32.0 GT/s x16 of 32.0 GT/s x16"
 //   ib.<nic>.<port>.gid.<n>       "RoCE v2 fe80::... eth0"  (only those that are set)
-//   lib.nccl, lib.nvshmem, lib.ucx, lib.libfabric, lib.ofed     versions of what a program would load
+//                                 an address shows as its kind: fe80::..., ::ffff:... (IPv4) or global
+//   verbs.devices, cxi.devices, pci.devices   numbers; unknown where /sys does not show such classes
+//   nvml                          "8 GPUs", or why not      nvidia.unlisted_gpus  PCI addresses that NVML lacks, none
+//   lib.nccl, lib.nvshmem, lib.ucx, lib.libfabric, lib.ofed     versions of what a program would load; absent
+//   lib.nvml                      of the driver's library   lib.ofed may also be inbox
 //   text.<name>                   whole outputs that were given as files: see TextInputs
 //
 // New facts get a line here.

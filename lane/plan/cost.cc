@@ -5,7 +5,6 @@
 #include "lane/base/error.h"
 #include "lane/base/units.h"
 #include "lane/plan/messages.h"
-#include "lane/plan/verify.h"
 
 namespace lane::plan {
 namespace {
@@ -29,14 +28,12 @@ struct Round {
 class Loads {
  public:
   Loads(const Schedule& schedule, Collective collective, const Fabric& fabric, double partial_scale)
-      : schedule_(schedule), fabric_(fabric), nodes_(fabric.layout.ranks_by_node()), partial_scale_(partial_scale) {
+      : fabric_(fabric),
+        nodes_(fabric.layout.ranks_by_node()),
+        share_of_(schedule, collective, fabric.layout, partial_scale) {
     const int n = schedule.num_ranks();
     ensure(fabric.layout.num_ranks() == n, "a schedule is priced on a fabric for as many ranks");
     ensure(fabric.rack_of_node.empty() || fabric.rack_of_node.size() == nodes_.size(), "each node is in a rack");
-    // A rank starts an all-to-all with 1/n of the chunks.
-    chunk_share_ = (collective == Collective::kAllToAll ? n : 1.0) / schedule.num_chunks;
-    const bool sums = collective == Collective::kAllReduce || collective == Collective::kReduceScatter;
-    if (sums && partial_scale != 1) facts_ = replay(schedule, collective, fabric.layout).facts;
     for (const int rack : fabric.rack_of_node) num_racks_ = std::max(num_racks_, rack + 1);
   }
 
@@ -51,7 +48,7 @@ class Loads {
     };
     const auto at_least = [](int& most, int count) { most = std::max(most, count); };
     for (const Message& message : messages) {
-      const double share = share_of(message);
+      const double share = share_of_(message);
       const int from = message.from, home = fabric_.layout.node_of[from];
       const int there = message.to < 0 ? home : fabric_.layout.node_of[message.to];
       ++(there == home ? round.num_local : round.num_remote);
@@ -78,21 +75,9 @@ class Loads {
   }
 
  private:
-  double share_of(const Message& message) const {
-    if (facts_.empty()) return chunk_share_ * static_cast<double>(message.end - message.begin);
-    double share = 0;
-    for (size_t i = message.begin; i < message.end; ++i) {
-      const int count = facts_[message.from][i].num_contributions;
-      share += chunk_share_ * (count > 1 && count < schedule_.num_ranks() ? partial_scale_ : 1);
-    }
-    return share;
-  }
-
-  const Schedule& schedule_;
   const Fabric& fabric_;
   std::vector<std::vector<int>> nodes_;
-  std::vector<std::vector<Replay::Fact>> facts_;
-  double partial_scale_, chunk_share_ = 1;
+  MessageShares share_of_;
   int num_racks_ = 1;
 };
 

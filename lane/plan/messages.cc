@@ -19,4 +19,23 @@ std::vector<std::vector<Message>> messages_by_round(const Schedule& schedule) {
   return rounds;
 }
 
+MessageShares::MessageShares(const Schedule& schedule, Collective collective, const Layout& layout,
+                             double partial_scale)
+    : schedule_(schedule), partial_scale_(partial_scale) {
+  // A rank starts an all-to-all with 1/n of the chunks.
+  chunk_share_ = (collective == Collective::kAllToAll ? schedule.num_ranks() : 1.0) / schedule.num_chunks;
+  const bool sums = collective == Collective::kAllReduce || collective == Collective::kReduceScatter;
+  if (sums && partial_scale != 1) facts_ = replay(schedule, collective, layout).facts;
+}
+
+double MessageShares::operator()(const Message& message) const {
+  if (facts_.empty()) return chunk_share_ * static_cast<double>(message.end - message.begin);
+  double share = 0;
+  for (size_t i = message.begin; i < message.end; ++i) {
+    const int count = facts_[message.from][i].num_contributions;
+    share += chunk_share_ * (count > 1 && count < schedule_.num_ranks() ? partial_scale_ : 1);
+  }
+  return share;
+}
+
 }  // namespace lane::plan

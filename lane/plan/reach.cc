@@ -63,27 +63,6 @@ bool has_nvlink(const Host& host, size_t a, size_t b) {
   return host.gpus[a].num_nvlinks > 0 && host.gpus[b].num_nvlinks > 0;
 }
 
-// NICs that carry a job's traffic: those meant for it, else all that do not belong to something else.
-std::vector<const Nic*> network_nics(const Host& host) {
-  for (const bool any : {false, true}) {
-    std::vector<const Nic*> nics;
-    for (const Nic& nic : host.nics) {
-      const bool meant =
-          nic.role == NicRole::kCompute ||
-          (nic.role == NicRole::kUnknown && nic.kind != NicKind::kEthernet && nic.kind != NicKind::kUnknown);
-      if (any || (meant && !nic.is_virtual_function)) nics.push_back(&nic);
-    }
-    if (!nics.empty()) return nics;
-  }
-  return {};
-}
-
-double bytes_per_s(const Nic& nic) {
-  double gbit = 0;
-  for (const topology::NicPort& port : nic.ports) gbit += port.gbit_per_s;
-  return gbit * 1e9 / 8 * kNicShare;
-}
-
 // The slower of two in each respect.
 void slow_down(Link& link, const Link& other) {
   link.latency_s = std::max(link.latency_s, other.latency_s);
@@ -99,6 +78,27 @@ constexpr Link kFastest{.latency_s = 0, .bytes_per_s = 1e18, .message_s = 0};
 std::string_view name_of(Tier tier) {
   constexpr std::array<std::string_view, 6> kNames = {"self", "nvlink", "node", "leaf", "spine", "core"};
   return kNames[static_cast<size_t>(tier)];
+}
+
+std::vector<int> network_nics(const Host& host) {
+  for (const bool any : {false, true}) {
+    std::vector<int> nics;
+    for (size_t i = 0; i < host.nics.size(); ++i) {
+      const Nic& nic = host.nics[i];
+      const bool meant =
+          nic.role == NicRole::kCompute ||
+          (nic.role == NicRole::kUnknown && nic.kind != NicKind::kEthernet && nic.kind != NicKind::kUnknown);
+      if (any || (meant && !nic.is_virtual_function)) nics.push_back(static_cast<int>(i));
+    }
+    if (!nics.empty()) return nics;
+  }
+  return {};
+}
+
+double data_bytes_per_s(const Nic& nic) {
+  double gbit = 0;
+  for (const topology::NicPort& port : nic.ports) gbit += port.gbit_per_s;
+  return gbit * 1e9 / 8 * kNicShare;
 }
 
 Reach::Reach(const topology::Topology& topology) : topology_(topology) {
@@ -195,17 +195,19 @@ Link Reach::pcie(GpuRef gpu) const {
 }
 
 Link Reach::network(int host) const {
-  const std::vector<const Nic*> nics = network_nics(topology_.hosts[host]);
   Link link{.latency_s = 0, .bytes_per_s = 0, .message_s = kRemoteMessage};
-  for (const Nic* nic : nics) {
-    link.latency_s = std::max(link.latency_s, nic_latency_s(nic->kind));
-    link.bytes_per_s += bytes_per_s(*nic);
+  for (const int index : network_nics(topology_.hosts[host])) {
+    const Nic& nic = topology_.hosts[host].nics[index];
+    link.latency_s = std::max(link.latency_s, nic_latency_s(nic.kind));
+    link.bytes_per_s += data_bytes_per_s(nic);
   }
   if (link.latency_s == 0) link.latency_s = nic_latency_s(NicKind::kUnknown);
   if (link.bytes_per_s == 0) link.bytes_per_s = kDefaultNicRate;
   if (topology_.nic_latency_us > 0) link.latency_s = topology_.nic_latency_us * 1e-6;
   return link;
 }
+
+int Reach::num_nics(int host) const { return static_cast<int>(network_nics(topology_.hosts[host]).size()); }
 
 double Reach::switch_latency_s(int level) const {
   // Up and down again: two more switches for each level above the first.
@@ -217,13 +219,13 @@ Fabric Reach::fabric(std::span<const GpuRef> ranks) const {
   ensure(!ranks.empty(), "a fabric has a rank");
   Fabric fabric{.local = kFastest, .remote = kFastest};
   std::map<int, int> node_of_island;
-  std::vector<GpuRef> first;         // of a node
-  std::vector<std::set<int>> hosts;  // of a node
+  std::vector<GpuRef> first;              // of a node
+  std::vector<std::map<int, int>> hosts;  // of a node: ranks by host
   for (const GpuRef rank : ranks) {
     const auto [found, is_new] = node_of_island.try_emplace(island(rank), static_cast<int>(first.size()));
     if (is_new) first.push_back(rank), hosts.emplace_back();
     fabric.layout.node_of.push_back(found->second);
-    hosts[found->second].insert(rank.host);
+    ++hosts[found->second][rank.host];
     slow_down(fabric.local, tier(rank, first[found->second]) == Tier::kNode ? pcie(rank) : nvlink(rank));
   }
   if (first.size() == 1) return fabric;
@@ -232,9 +234,12 @@ Fabric Reach::fabric(std::span<const GpuRef> ranks) const {
   std::vector<int> nodes_of_rack;
   double uplink = 1e18;
   for (size_t node = 0; node < first.size(); ++node) {
-    Link together = network(*hosts[node].begin());
+    // A rank has its GPU's share of its host's NICs: the others may be at work too.
+    Link together = network(hosts[node].begin()->first);
     together.bytes_per_s = 0;
-    for (const int host : hosts[node]) together.bytes_per_s += network(host).bytes_per_s;
+    for (const auto& [host, num_ranks] : hosts[node])
+      together.bytes_per_s +=
+          network(host).bytes_per_s * num_ranks / static_cast<double>(topology_.hosts[host].gpus.size());
     slow_down(fabric.remote, together);
     const int group = leaf_group(first[node].host);
     const auto [found, is_new] = rack_of_group.try_emplace(group, static_cast<int>(nodes_of_rack.size()));
@@ -249,7 +254,9 @@ Fabric Reach::fabric(std::span<const GpuRef> ranks) const {
     return fabric;
   }
   const int most = *std::max_element(nodes_of_rack.begin(), nodes_of_rack.end());
-  fabric.uplink = {switch_latency_s(top), std::min(uplink, most * fabric.remote.bytes_per_s), 0};
+  // A rank's messages are charged the same whether or not they leave the rack; else a rank that sends many would hide
+  // the way's latency.
+  fabric.uplink = {switch_latency_s(top), std::min(uplink, most * fabric.remote.bytes_per_s), fabric.remote.message_s};
   return fabric;
 }
 

@@ -19,6 +19,11 @@ enum class Tier : uint8_t {
 };
 std::string_view name_of(Tier tier);  // "self", "nvlink", "node", "leaf", "spine", "core"
 
+// NICs of a host that carry a job's traffic, as indices: those meant for it, else all that do not belong to something
+// else. And what a NIC's ports leave to the data in one direction; 0: could not be told.
+std::vector<int> network_nics(const topology::Host& host);
+double data_bytes_per_s(const topology::Nic& nic);
+
 // Distances and links between the GPUs of a topology. Keeps a reference to it. The constants are published or measured
 // ones for kinds of hardware (reach.cc names the sources), not measurements of these machines.
 class Reach {
@@ -39,6 +44,7 @@ class Reach {
   Link nvlink(topology::GpuRef gpu) const;
   Link pcie(topology::GpuRef gpu) const;
   Link network(int host) const;              // all of the host's NICs for computing together, to a host on its leaf
+  int num_nics(int host) const;              // of those
   double switch_latency_s(int level) const;  // that a way over switches up to this level adds
 
   // What these ranks are joined by: islands are the nodes of its layout, leaf groups its racks. The slowest link of a

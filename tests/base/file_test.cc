@@ -1,9 +1,12 @@
 #include "lane/base/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include "lane/base/error.h"
 
@@ -54,6 +57,22 @@ TEST_F(FileTest, AFailedWriteLeavesNothingBehind) {
   EXPECT_EQ(read_file(path_), "new");
   for (const auto& entry : std::filesystem::directory_iterator(testing::TempDir()))
     EXPECT_EQ(entry.path().string().find(path_ + ".tmp"), std::string::npos);
+}
+
+// A rename would put a file in its place, for every program of the machine if root does it.
+TEST_F(FileTest, ADeviceOrAPipeIsWrittenAsItIs) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  std::string read;
+  std::thread reader([&] {
+    std::ifstream in(path_);
+    std::getline(in, read);
+  });
+  write_file(path_, "through the pipe\n");
+  reader.join();
+  EXPECT_EQ(read, "through the pipe");
+  EXPECT_TRUE(std::filesystem::is_fifo(path_));
+  write_file("/dev/null", "nothing");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
 }
 
 }  // namespace

@@ -77,10 +77,13 @@ TEST(Reach, AFabricTakesTheSlowestOfAKind) {
   EXPECT_DOUBLE_EQ(near.local.bytes_per_s, 18 * 25e9 * 0.69);
   EXPECT_DOUBLE_EQ(near.remote.bytes_per_s, 50e9 * 0.94);
   EXPECT_DOUBLE_EQ(near.remote.latency_s, 4e-6);
-  const Fabric far = reach.fabric(std::vector<GpuRef>{{0, 0}, {2, 0}});
+  const Fabric half = reach.fabric(std::vector<GpuRef>{{0, 0}, {2, 0}});
+  EXPECT_DOUBLE_EQ(half.remote.bytes_per_s, 50e9 * 0.94) << "one of two GPUs has one of two NICs";
+  const Fabric far = reach.fabric(std::vector<GpuRef>{{0, 0}, {0, 1}, {2, 0}, {2, 1}});
   EXPECT_EQ(far.rack_of_node, (std::vector{0, 1}));
   EXPECT_DOUBLE_EQ(far.uplink.bytes_per_s, 50e9) << "the leaf's uplink is narrower than two NICs";
   EXPECT_DOUBLE_EQ(far.uplink.latency_s, 0.6e-6);
+  EXPECT_DOUBLE_EQ(far.uplink.message_s, far.remote.message_s);
 }
 
 TEST(Reach, WithoutNvlinkAHostIsJoinedByPcie) {
