@@ -81,7 +81,8 @@ Model::Model(ModelConfig config, Weights weights, plan::ParallelPlan plan, const
       attention_shape_{.num_heads = static_cast<int>(slices_.heads.size()),
                        .num_kv_heads = static_cast<int>(slices_.kv_heads.size()),
                        .head_dim = config_.shape.head_dim,
-                       .scale = 1 / std::sqrt(static_cast<float>(config_.shape.head_dim))},
+                       .scale = 1 / std::sqrt(static_cast<float>(config_.shape.head_dim)),
+                       .dtype = activation_type()},
       group_(&tensor_group),
       workspace_(std::make_unique<Workspace>()) {
   ensure(plan.num_ranks() == tensor_group.size(), "the group has as many ranks as the plan");

@@ -61,12 +61,17 @@ class DeviceRunner final : public StepRunner {
              .max_seqs = options.max_seqs,
              .max_blocks = (options.max_model_len + cache->layout().block_tokens - 1) / cache->layout().block_tokens},
             stream->device()),
+        attention_shape_(model->attention_shape()),
         sampler_(model->slices().vocab, model->config().shape.vocab_size, group),
         offers_(DType::kF32, {1, 1, 1, group->size() * options.max_seqs * kernels::kOfferWords + 1}, stream->device()),
         scratch_(DType::kF32, {1, 1, options.max_seqs, kernels::kDrawScratch}, stream->device()) {
     group_->open_device(stream->device());
     model_->reserve(options.max_tokens, options.max_seqs);
-    eager_state_ = make_state(options.max_seqs, options.max_tokens);
+    attention_shape_.block_tokens = cache->layout().block_tokens;
+    eager_state_ = make_state({.max_seqs = options.max_seqs,
+                               .max_tokens = options.max_tokens,
+                               .max_query = options.max_tokens,
+                               .max_kv = options.max_model_len});
   }
 
   ~DeviceRunner() override {
@@ -161,10 +166,8 @@ class DeviceRunner final : public StepRunner {
     rows_of_[num_launched_ % StepBoard::kSlots] = static_cast<size_t>(shape.rows);
   }
 
-  std::unique_ptr<AttentionState> make_state(int64_t seqs, int64_t tokens) const {
-    return model_->attention().make_state(model_->attention_shape(),
-                                          {.max_seqs = seqs, .max_tokens = tokens, .max_kv = options_.max_model_len},
-                                          cache_->layout().dtype, stream_->device());
+  std::unique_ptr<AttentionState> make_state(const AttentionLimits& limits) const {
+    return model_->attention().make_state(attention_shape_, limits, cache_->layout().dtype, stream_->device());
   }
 
   AttentionBatch attention_of(const StepShape& shape) const {
@@ -175,12 +178,17 @@ class DeviceRunner final : public StepRunner {
             .num_tokens = shape.tokens,
             .max_query = shape.max_query,
             .max_kv = shape.max_kv,
-            .max_blocks = board_.limits().max_blocks};
+            .max_blocks = board_.limits().max_blocks,
+            .is_settled = true};  // embedding, norm, product and rotation lie between
   }
 
-  // Lists in, logits out.
-  TensorView forward(const StepShape& shape, AttentionState* state) {
+  // Brings the lists to the GPU and divides the attention's work.
+  void open(const StepShape& shape, const HostBatch& lists, AttentionState* state) {
     board_.open_step(shape.tokens, shape.seqs, *stream_);
+    model_->attention().plan(attention_shape_, attention_of(shape), lists, state, *stream_);
+  }
+
+  TensorView forward(const StepShape& shape, AttentionState* state) {
     return model_->forward({.token_ids = board_.token_ids(shape.tokens),
                             .positions = board_.positions(shape.tokens),
                             .attention = attention_of(shape),
@@ -198,7 +206,7 @@ class DeviceRunner final : public StepRunner {
     return offers;
   }
 
-  // A whole step; the same calls whether they run or are recorded.
+  // A step that is open; the same calls whether they run or are recorded.
   void enqueue(const StepShape& shape, AttentionState* state) {
     const TensorView logits = forward(shape, state), offers = offers_for(shape.rows);
     kernels::draw_offers(logits, board_.draws(shape.rows), board_.signal_word(), model_->slices().vocab.begin,
@@ -209,12 +217,8 @@ class DeviceRunner final : public StepRunner {
   }
 
   void run_eagerly(const StepShape& shape, const HostBatch& lists) {
-    plan(shape, lists, eager_state_.get());
+    open(shape, lists, eager_state_.get());
     enqueue(shape, eager_state_.get());
-  }
-
-  void plan(const StepShape& shape, const HostBatch& lists, AttentionState* state) {
-    model_->attention().plan(model_->attention_shape(), attention_of(shape), lists, state, *stream_);
   }
 
   void launch_graph(const StepShape& step, const HostBatch& lists) {
@@ -235,8 +239,13 @@ class DeviceRunner final : public StepRunner {
       // for the next step of this size.
       const auto start = std::chrono::steady_clock::now();
       const int64_t free = device_info(stream_->device()).free_memory_bytes;
-      Recorded made{.state = make_state(places, places), .graph = {}};
-      plan(shape, padded, made.state.get());
+      Recorded made{.state = make_state({.max_seqs = places,
+                                         .max_tokens = places,
+                                         .max_query = 1,
+                                         .max_kv = options_.max_model_len,
+                                         .is_captured = true}),
+                    .graph = {}};
+      open(shape, padded, made.state.get());
       enqueue(shape, made.state.get());
       group_->wait(*stream_);
       made.graph = Graph(*stream_, [&] { enqueue(shape, made.state.get()); });
@@ -248,13 +257,13 @@ class DeviceRunner final : public StepRunner {
       graphs_.emplace(places, std::move(made));
       return;
     }
-    plan(shape, padded, found->second.state.get());
+    open(shape, padded, found->second.state.get());
     found->second.graph.launch(*stream_);
   }
 
   // The host's sampler takes part: it knows all rules.
   void sample_on_host(const StepShape& shape, const HostBatch& lists, const StepInput& input) {
-    plan(shape, lists, eager_state_.get());
+    open(shape, lists, eager_state_.get());
     const TensorView logits = forward(shape, eager_state_.get());
     const int64_t count = shape.rows == 0 ? 0 : logits.count();
     std::vector<char> raw(static_cast<size_t>(count * size_of(logits.dtype)));
@@ -312,6 +321,7 @@ class DeviceRunner final : public StepRunner {
   DeviceRunnerOptions options_;
   std::chrono::milliseconds timeout_;
   StepBoard board_;
+  AttentionShape attention_shape_;
   Sampler sampler_;
   Stream host_;
   Buffer offers_, scratch_;

@@ -60,7 +60,8 @@ Session::Session(const SessionOptions& options, Communicator* group)
   const AttentionShape attention_shape{.num_heads = static_cast<int>(slices.heads.size()),
                                        .num_kv_heads = kv_layout_.num_kv_heads,
                                        .head_dim = kv_layout_.head_dim,
-                                       .block_tokens = options_.block_tokens};
+                                       .block_tokens = options_.block_tokens,
+                                       .dtype = kernels::activation_type(dtype_, options_.device)};
   const AttentionChoice attention =
       choose_attention(attention_shape, dtype_, options_.device,
                        options_.attention_backend == "auto" ? setting("LANE_ATTENTION") : options_.attention_backend);

@@ -84,7 +84,7 @@ std::vector<float> prompt_logits(const std::string& family, const std::vector<in
     Stream stream(device_of(group.rank()));
     const plan::ParallelPlan plan{.tensor = num_ranks};
     const plan::RankSlices slices = plan::slices_of(plan, config.shape, group.rank());
-    constexpr int kBlockTokens = 4;
+    constexpr int kBlockTokens = kOnGpu ? 16 : 4;
     KvCache cache({.num_layers = config.shape.num_layers,
                    .num_kv_heads = static_cast<int>(slices.kv_heads.size()),
                    .head_dim = config.shape.head_dim,
@@ -94,11 +94,15 @@ std::vector<float> prompt_logits(const std::string& family, const std::vector<in
     const AttentionShape shape{.num_heads = static_cast<int>(slices.heads.size()),
                                .num_kv_heads = static_cast<int>(slices.kv_heads.size()),
                                .head_dim = config.shape.head_dim,
-                               .block_tokens = kBlockTokens};
+                               .block_tokens = kBlockTokens,
+                               .dtype = kernels::activation_type(dtype, stream.device())};
     Model model(config, load_weights(folder, config, plan, group.rank(), {.dtype = dtype}, stream, nullptr), plan,
                 *choose_attention(shape, dtype, stream.device(), backend).backend, group);
+    AttentionShape heads = model.attention_shape();
+    heads.block_tokens = kBlockTokens;
     const auto state = model.attention().make_state(
-        model.attention_shape(), {.max_seqs = 1, .max_tokens = num_tokens, .max_kv = 256}, dtype, stream.device());
+        heads, {.max_seqs = 1, .max_tokens = num_tokens, .max_query = num_tokens, .max_kv = 256}, dtype,
+        stream.device());
     std::vector<int32_t> table(64);
     std::iota(table.rbegin(), table.rend(), 0);  // blocks in reverse: their order must not matter
     for (int64_t begin = 0; begin < num_tokens; begin += chunk) {
@@ -114,7 +118,7 @@ std::vector<float> prompt_logits(const std::string& family, const std::vector<in
           blocks(table, stream), wanted(rows, stream);
       AttentionBatch batch = host_batch(lists, table, 64);
       batch.query_start = starts.view(), batch.kv_length = lengths.view(), batch.block_tables = blocks.view();
-      model.attention().plan(model.attention_shape(), batch, lists, state.get(), stream);
+      model.attention().plan(heads, batch, lists, state.get(), stream);
       const TensorView out = model.forward({.token_ids = ids.view(),
                                             .positions = places.view(),
                                             .attention = batch,
