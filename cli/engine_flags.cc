@@ -29,7 +29,7 @@ void EngineFlags::add_to(CLI::App& app) {
       ->group(parallel);
 
   const std::string gpu = "GPU";
-  app.add_option("--device", device, "Where the model runs: cpu, or cuda with a GPU for each rank")
+  app.add_option("--device", device, "Where the model runs: cpu, or cuda with a GPU for each rank (not yet run on one)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str()
       ->group(gpu);
