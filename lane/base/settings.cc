@@ -40,7 +40,8 @@ std::vector<std::pair<std::string, std::string>> environment_with_prefixes(std::
     const std::string_view text(*entry);
     const size_t equals = text.find('=');
     if (equals == std::string_view::npos) continue;
-    if (std::any_of(prefixes.begin(), prefixes.end(), [&](std::string_view prefix) { return text.starts_with(prefix); }))
+    if (std::any_of(prefixes.begin(), prefixes.end(),
+                    [&](std::string_view prefix) { return text.starts_with(prefix); }))
       found.emplace_back(text.substr(0, equals), text.substr(equals + 1));
   }
   std::sort(found.begin(), found.end());

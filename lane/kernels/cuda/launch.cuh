@@ -17,8 +17,8 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-// From here on, once all blocks got here, the next kernel may start. Called after wait_for_previous(): so whoever starts
-// early knows that all kernels but the one before it are done, and may read what those wrote.
+// From here on, once all blocks got here, the next kernel may start. Called after wait_for_previous(): so whoever
+// starts early knows that all kernels but the one before it are done, and may read what those wrote.
 __device__ __forceinline__ void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
