@@ -89,9 +89,10 @@ void StepBoard::close_step(TensorView signal, Stream& stream) {
 
 void draw_offers(TensorView logits, TensorView draws, TensorView signal_word, int64_t first_id, int rank, int num_ranks,
                  TensorView scratch, TensorView offers, Stream& stream) {
-  ensure(draws.count() == logits.rows() * kDrawWords, "there is a DrawRow for each row");
-  ensure(scratch.dtype == DType::kF32 && scratch.count() >= logits.rows() * kDrawScratch, "scratch holds all rows");
-  ensure(offers.dtype == DType::kF32 && offers.count() == num_ranks * logits.rows() * kOfferWords + 1,
+  const int64_t rows = draws.count() / kDrawWords;
+  ensure(rows == 0 || logits.rows() == rows, "there is a DrawRow for each row");
+  ensure(scratch.dtype == DType::kF32 && scratch.count() >= rows * kDrawScratch, "scratch holds all rows");
+  ensure(offers.dtype == DType::kF32 && offers.count() == num_ranks * rows * kOfferWords + 1,
          "offers hold all ranks and the signal");
   impl::cuda_draw_offers(logits, draws, signal_word, first_id, rank, num_ranks, scratch, offers, stream);
 }

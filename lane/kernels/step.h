@@ -73,7 +73,7 @@ inline constexpr int64_t kOfferWords = 4;
 
 // offers [ranks * rows * kOfferWords + 1] float32: this rank's best token for each row, zero where the others' go, and
 // rank 0's signal at the end; the sum over all ranks is what all have to offer. logits [rows, slice] of tokens first_id
-// and on, of an activation type. `scratch` float32 [rows, kDrawScratch].
+// and on, of an activation type, or nothing where there are no rows. `scratch` float32 [rows, kDrawScratch].
 inline constexpr int64_t kDrawScratch = 256;
 void draw_offers(TensorView logits, TensorView draws, TensorView signal_word, int64_t first_id, int rank, int num_ranks,
                  TensorView scratch, TensorView offers, Stream& stream);

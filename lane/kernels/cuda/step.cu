@@ -222,7 +222,7 @@ void cuda_close_step(TensorView chosen, TensorView signal, TensorView number, Te
 void cuda_draw_offers(TensorView logits, TensorView draws, TensorView signal_word, int64_t first_id, int rank,
                       int num_ranks, TensorView scratch, TensorView offers, Stream& stream) {
   static_assert(kPieces * sizeof(Draw) <= kDrawScratch * sizeof(float));
-  const int64_t rows = logits.count() == 0 ? 0 : logits.rows();
+  const int64_t rows = draws.count() * 4 / static_cast<int64_t>(sizeof(DrawRow));  // without any, logits is no tensor
   if (rows == 0) {
     launch(offer_signal_kernel, {1, 1}, stream, "offering a signal", words<const int32_t>(signal_word), rank,
            words<float>(offers));

@@ -148,5 +148,18 @@ TEST(Draw, EqualsGoToTheLowestTokenAndNonsenseIsTold) {
         << num_ranks;
 }
 
+// A chunk of a prompt that is not its last chooses nothing, and still carries the signal.
+TEST(Draw, WithoutRowsTheSignalTravelsAlone) {
+  Stream stream(kGpu);
+  for (const int rank : {0, 1}) {
+    const Buffer draws = list_on_gpu({}, stream), signal = list_on_gpu({3}, stream), none = list_on_gpu({}, stream);
+    const GpuMatrix offers(1, 1, DType::kF32, stream);
+    const Buffer scratch(DType::kF32, {1, 1, 1, kDrawScratch}, kGpu);
+    draw_offers({}, draws.view(), signal.view(), 0, rank, 2, scratch.view(), offers.view(), stream);
+    draw_choose(offers.view(), 2, none.view(), stream);
+    EXPECT_EQ(offers.read(stream)[0], rank == 0 ? 3 : 0);
+  }
+}
+
 }  // namespace
 }  // namespace lane::kernels
