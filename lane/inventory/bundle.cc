@@ -234,7 +234,7 @@ BundleRoot::BundleRoot(const std::string& folder_or_bundle) : path_(folder_or_bu
     throw Error(ErrorCode::kInvalidArgument, folder_or_bundle +
                                                  ": expected a folder with copies of /proc and /sys, or a "
                                                  "bundle that lane doctor --collect made");
-  std::string folder = (fs::temp_directory_path() / "lane-bundle-XXXXXX").string();
+  std::string folder = (fs::temp_directory_path() / fmt::format("lane-bundle-{}-XXXXXX", ::getpid())).string();
   if (::mkdtemp(folder.data()) == nullptr) throw_system_error("making a folder for " + folder_or_bundle);
   try {
     Unpacker(folder_or_bundle, folder).run();

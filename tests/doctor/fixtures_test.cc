@@ -1,5 +1,8 @@
 // Whole machines, from their files: no false alarm on the healthy, and the right one on the damaged.
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "tests/doctor/machines.h"
 #include "tests/support/fake_root.h"
@@ -114,12 +117,13 @@ TEST(Machines, AMachineWithoutFabricManager) {
 }
 
 TEST(Machines, CollectedAndReadElsewhereTheySayTheSame) {
-  const std::string file = testing::TempDir() + "doctor_bundle.tar.zst";
+  const std::string file = testing::TempDir() + "lane_doctor_bundle_" + std::to_string(::getpid()) + ".tar.zst";
   const FakeRoot root("hgx_h100_reversed", "");
   inventory::collect_bundle(file, root.path());
   const inventory::BundleRoot bundle(file);
   EXPECT_EQ(troubles(examine(inventory::take_inventory(bundle.path()), llama_70b(16))),
             kHealthy.at("hgx_h100_reversed"));
+  std::filesystem::remove(file);
 }
 
 }  // namespace

@@ -224,10 +224,12 @@ std::string pack(const std::vector<Entry>& entries) {
   return out;
 }
 
+// Of this process: other tests unpack theirs at the same time.
 size_t num_temporary_folders() {
+  const std::string mine = "lane-bundle-" + std::to_string(::getpid()) + "-";
   size_t count = 0;
   for (const auto& entry : fs::directory_iterator(fs::temp_directory_path()))
-    if (entry.path().filename().string().starts_with("lane-bundle-")) ++count;
+    if (entry.path().filename().string().starts_with(mine)) ++count;
   return count;
 }
 
