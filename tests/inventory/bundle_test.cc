@@ -2,6 +2,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,7 +25,20 @@ namespace fs = std::filesystem;
 using test::FakeRoot;
 
 // Bundles unpack into thousands of small files: in memory where that is possible.
-const bool kInMemory = ::access("/dev/shm", W_OK) == 0 && ::setenv("TMPDIR", "/dev/shm", 0) == 0;
+class FolderInMemory {
+ public:
+  FolderInMemory() {
+    if (::access("/dev/shm", W_OK) == 0 && ::mkdir(path_.c_str(), 0700) == 0) ::setenv("TMPDIR", path_.c_str(), 0);
+  }
+  ~FolderInMemory() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+
+ private:
+  std::string path_ = "/dev/shm/bundle_test_" + std::to_string(::getpid());
+};
+const FolderInMemory in_memory;
 
 // A name for a file that goes away.
 class TemporaryFile {

@@ -104,9 +104,10 @@ std::string binary(const std::string& description) {
 }  // namespace
 
 FakeRoot::FakeRoot(const std::string& machine, const std::string& overlay) {
-  // Thousands of small files: in memory where that is possible.
+  // Thousands of small files: in memory where that is possible. (Other tests look there for what ranks left behind,
+  // which has the project's name.)
   const fs::path folder = ::access("/dev/shm", W_OK) == 0 ? fs::path("/dev/shm") : fs::temp_directory_path();
-  std::string name = (folder / "lane_fake_root_XXXXXX").string();
+  std::string name = (folder / "fake_root_XXXXXX").string();
   if (!::mkdtemp(name.data())) throw_system_error("making a temporary folder");
   path_ = name;
   add(content_of(kMachines / (machine + ".tree")));
