@@ -3,8 +3,8 @@
 namespace lane::cli {
 
 void add_bench(CLI::App& app, Program& program) {
-  CLI::App* command =
-      app.add_subcommand("bench", "Measure: latency of one batch, throughput of many requests, all-reduce");
+  CLI::App* command = app.add_subcommand(
+      "bench", "Measure: latency of one batch, throughput, all-reduce; a cluster's NCCL; read others' results");
   command->require_subcommand(1);
   add_bench_latency(*command, program);
   add_bench_throughput(*command, program);

@@ -109,7 +109,8 @@ int start_on_gpus(const Flags& flags, const Program& program) {
 }  // namespace
 
 void add_tune(CLI::App& app, Program& program) {
-  CLI::App* parent = app.add_subcommand("tune", "Measure which algorithms are the fastest here, and remember it");
+  CLI::App* parent = app.add_subcommand(
+      "tune", "What is the fastest here: Lane's algorithms, measured and remembered; NCCL's, from measurements");
   parent->require_subcommand(1);
   add_tune_nccl(*parent, program);
   CLI::App* command = parent->add_subcommand("collectives", "The all-reduce of a group of ranks, at all sizes");

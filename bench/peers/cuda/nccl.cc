@@ -99,23 +99,8 @@ class Nccl {
   std::vector<Window> windows_;
 };
 
-Nccl& self(void* peer) { return *static_cast<Nccl*>(peer); }
+using Peer = Nccl;
 
 }  // namespace
 
-const char* lane_peer_name() { return name.c_str(); }
-void* lane_peer_open(const LanePeerGroup* group, const char* options, size_t max_bytes, char* why, size_t why_bytes) {
-  return open_peer<Nccl>(group, options, max_bytes, why, why_bytes);
-}
-void lane_peer_close(void* peer) { delete &self(peer); }
-void* lane_peer_allocate(void* peer, size_t bytes) {
-  void* memory = nullptr;
-  guarded(self(peer).error, [&] { memory = self(peer).allocate(bytes); });
-  return memory;
-}
-const char* lane_peer_why_not(void*, size_t, LanePeerType) { return nullptr; }
-int lane_peer_all_reduce(void* peer, const void* in, void* out, size_t count, LanePeerType type, cudaStream_t stream) {
-  return guarded(self(peer).error, [&] { self(peer).all_reduce(in, out, count, type, stream); });
-}
-int lane_peer_captured(void*) { return 0; }
-const char* lane_peer_error(void* peer) { return self(peer).error.c_str(); }
+#include "bench/peers/cuda/exports.h"

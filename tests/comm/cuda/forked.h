@@ -32,6 +32,7 @@
 #include "lane/device/cuda/native.cuh"
 #include "lane/device/stream.h"
 #include "lane/device/tensor.h"
+#include "tests/comm/cuda/count_gpus.h"
 
 namespace lane::forked {
 
@@ -101,20 +102,6 @@ struct Rank {
 
 // Throws where something is wrong.
 using Body = std::function<void(Rank&)>;
-
-inline int count_gpus() {
-  static const int count = [] {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      int found = 0;
-      ::_exit(cudaGetDeviceCount(&found) == cudaSuccess ? found : 0);
-    }
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
-  }();
-  return count;
-}
 
 namespace impl {
 

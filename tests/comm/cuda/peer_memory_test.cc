@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "lane/base/error.h"
+#include "tests/comm/cuda/count_gpus.h"
 
 // CUDA does not survive fork(), so the process of the tests never calls it: ranks are its children, or threads of one.
 namespace lane::cuda {
@@ -152,20 +153,6 @@ std::vector<std::string> run(const Job& job, const Body& body) {
   std::vector<std::string> verdicts(board.verdicts, board.verdicts + job.ranks);
   ::munmap(shared, sizeof(Board));
   return verdicts;
-}
-
-int count_gpus() {
-  static const int count = [] {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      int found = 0;
-      ::_exit(cudaGetDeviceCount(&found) == cudaSuccess ? found : 0);
-    }
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
-  }();
-  return count;
 }
 
 // What this machine lacks, if that is why it did not work.
