@@ -1,13 +1,20 @@
-// Data flow of a block: W goes from memory straight into registers, 16 bytes a thread and load, several loads ahead of
-// the tensor cores; nothing of W passes through shared memory, since no other warp wants it. x is small and comes from
-// the L2 cache. Warps add their parts up in shared memory at the end, then the blocks of a cluster through each
-// other's.
+// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; four warps take them
+// from there into the tensor cores. A stage is 64 rows of W by 64 inputs, and the same inputs of x.
 //
-// The floor: n k sizeof(T) bytes at the memory's read rate. What stands against it is latency: a GPU needs about 4.5 MB
-// of loads under way (4.5 TB/s times 1 us), 34 KB an SM; a warp here has 64 registers of W on order, 8 KB, so five
-// warps of an SM suffice. Since W does not depend on the kernel before, its first loads are on their way before that
-// one ends.
-#include <cooperative_groups.h>
+// The floor: n k sizeof(T) bytes at the memory's read rate. Three things stand against it.
+// - Latency: a GPU needs about 4.5 MB of loads under way (4.5 TB/s times 1 us), 34 KB an SM. The ring holds more.
+// - Unevenness: the stages of all rows, in order, are dealt out evenly to a fixed number of blocks, whatever n is, so
+//   that all end together ("stream-K": Osama et al., Stream-K: Work-centric Parallel Decomposition for Dense
+//   Matrix-Matrix Multiplication on the GPU, 2023). Rows that several blocks share are added up by whichever comes
+//   last, in the order of the blocks: the same bits in every run.
+// - The time between kernels: W does not depend on the kernel before, so the ring is filled, and more is on its way to
+//   the L2 cache, before that one ends.
+#include <cuda.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <utility>
 
 #include "lane/kernels/cuda/launch.cuh"
 #include "lane/kernels/cuda/numbers.cuh"
@@ -16,230 +23,349 @@
 namespace lane::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kStep = 32;  // inputs that a warp multiplies at a time: two tensor-core steps of 16
+constexpr int kWarps = 4, kThreads = 32 * kWarps;  // that multiply; one more warp fetches
+constexpr int kRows = 16 * kWarps;                 // of W in a stage
+constexpr int kChunk = 64;                         // inputs in a stage, 128 bytes a row
+constexpr int kRowBytes = 2 * kChunk;
+constexpr int kMaxCols = 64;  // rows of x
 
 // d += a b: a 16 rows of W by 16 inputs, b 16 inputs by 8 rows of x (PTX ISA, mma.m16n8k16).
-__device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                         uint32_t b1, __nv_bfloat16) {
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                         __nv_bfloat16) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-__device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                         uint32_t b1, __half) {
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, __half) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// W is read once: it need not stay in the L1 cache.
-__device__ __forceinline__ uint4 load_once(const void* from) {
-  uint4 value;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(from));
-  return value;
+// Four 8 by 8 tiles, the rows' addresses given by the lanes in groups of 8 (PTX ISA, ldmatrix).
+__device__ __forceinline__ void load_tiles(uint32_t (&to)[4], uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from));
+}
+
+// A barrier in shared memory that also counts bytes under way (PTX ISA, mbarrier).
+__device__ __forceinline__ void set_up_barrier(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+__device__ __forceinline__ void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void arrive_expecting(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void wait_for_phase(uint32_t barrier, int parity) {
+  asm volatile(
+      "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::
+          "r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// A box of a matrix to shared memory, reported to a barrier; zeros where it is outside.
+__device__ __forceinline__ void fetch(uint32_t to, const CUtensorMap& map, int input, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
+          "r"(to),
+      "l"(&map), "r"(input), "r"(row), "r"(barrier)
+      : "memory");
+}
+__device__ __forceinline__ void bring_to_l2(const CUtensorMap& map, int input, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(input), "r"(row)
+               : "memory");
 }
 
 struct Shape {
   int64_t m, n, k;  // n: rows of W
+  int chunks, units;
+  __device__ __forceinline__ int first_unit(int block, int blocks) const {
+    return static_cast<int>(static_cast<int64_t>(block) * units / blocks);
+  }
+  __device__ __forceinline__ int block_of(int unit, int blocks) const {
+    return static_cast<int>(((static_cast<int64_t>(unit) + 1) * blocks - 1) / units);
+  }
 };
 
-// Lane 4 g + t of a warp holds, of a tensor-core step, inputs 2t, 2t + 1, 2t + 8 and 2t + 9 of rows g (and g + 8).
-// Which inputs stand at those places is free as long as W and x agree: here lane t's are the 8 neighbours 8t ... 8t + 7
-// of a step of 32, words 0 and 1 of its 16 bytes in the first half, words 2 and 3 in the second.
-template <class T, int kRowTiles, int kColTiles, bool kGated>
-__global__ void __launch_bounds__(kThreads)
-    skinny_kernel(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias, T* __restrict__ out,
-                  Shape shape) {
-  constexpr int kAhead = kRowTiles * kColTiles == 16 ? 1 : 8 / kRowTiles;  // steps of which W is on order
-  constexpr int kRows = 16 * kRowTiles, kCols = 8 * kColTiles;
-  extern __shared__ float shared[];  // [kWarps][kCols][kRows]
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int64_t k = shape.k, half = shape.n / 2;
+// A warp sums 16 rows of a stage, in two groups of 8. Of a gated product a stage has 32 rows of gate, then the same of
+// up, and a warp takes 8 of each: a thread that sums row g of its first group (a gate) sums row g of the second (its
+// up).
+template <bool kGated>
+__device__ __forceinline__ int row_in_stage(int warp, int group, int g) {
+  return kGated ? group * (kRows / 2) + warp * 8 + g : warp * 16 + group * 8 + g;
+}
 
-  // The rows of W that this thread reads; a gated block has half its tiles in the gate part, half in the up part.
-  const T* row_of[kRowTiles][2];
-  bool has_row[kRowTiles][2];
-#pragma unroll
-  for (int tile = 0; tile < kRowTiles; ++tile)
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      int64_t row, end;
-      if constexpr (kGated) {
-        constexpr int kPairs = kRowTiles / 2;
-        const bool is_up = tile >= kPairs;
-        row = blockIdx.x * static_cast<int64_t>(16 * kPairs) + tile % kPairs * 16 + g + 8 * j;
-        end = half;
-        has_row[tile][j] = row < end;
-        row += is_up ? half : 0;
-      } else {
-        row = blockIdx.x * static_cast<int64_t>(kRows) + tile * 16 + g + 8 * j;
-        has_row[tile][j] = row < shape.n;
-      }
-      row_of[tile][j] = w + (has_row[tile][j] ? row : 0) * k + 8 * t;
+// Tiles of 16 bytes are permuted within a row of 128 bytes, so that the 8 rows which ldmatrix reads lie in different
+// banks.
+__device__ __forceinline__ uint32_t place(int row, int piece) {
+  return static_cast<uint32_t>(row * kRowBytes + ((piece ^ (row % 8)) * 16));
+}
+
+template <class T, int kColTiles, int kStages, bool kGated>
+__global__ void __launch_bounds__(kThreads + 32)
+    skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
+                  const T* __restrict__ bias, T* __restrict__ out, Shape shape, float4* __restrict__ parts,
+                  unsigned* __restrict__ arrivals, int ahead) {
+#if __CUDA_ARCH__ >= 900
+  constexpr int kCols = 8 * kColTiles, kStageBytes = (kRows + kCols) * kRowBytes;
+  extern __shared__ char dynamic[];
+  __shared__ uint64_t full[kStages], empty[kStages];
+  __shared__ bool is_last;
+  const auto address = [](const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); };
+  const uint32_t ring = (address(dynamic) + 1023) / 1024 * 1024;  // the pattern of place() repeats every 1024 bytes
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x), chunks = shape.chunks;
+  const int begin = shape.first_unit(block, blocks), count = shape.first_unit(block + 1, blocks) - begin;
+
+  if (thread == 0) {
+    for (int i = 0; i < kStages; ++i) set_up_barrier(address(&full[i]), 1), set_up_barrier(address(&empty[i]), kWarps);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+
+  if (warp == kWarps) {
+    if (lane > 0) {
+      wait_for_previous();
+      let_next_start();
+      return;
     }
+    int row_block = begin / chunks, chunk = begin - row_block * chunks;  // of what is fetched next
+    const auto each_box = [&](auto&& take) {                             // of W
+      if constexpr (kGated) {
+        const int half = static_cast<int>(shape.n / 2);
+        take(0, chunk * kChunk, row_block * (kRows / 2));
+        take(kRows / 2 * kRowBytes, chunk * kChunk, half + row_block * (kRows / 2));
+      } else {
+        take(0, chunk * kChunk, row_block * kRows);
+      }
+    };
+    const auto fetch_w = [&](int stage) {
+      const uint32_t barrier = address(&full[stage]), to = ring + stage * kStageBytes;
+      arrive_expecting(barrier, kStageBytes);
+      each_box([&](int offset, int input, int row) { fetch(to + offset, w, input, row, barrier); });
+    };
+    const auto fetch_x = [&](int stage, int of_chunk) {
+      fetch(ring + stage * kStageBytes + kRows * kRowBytes, x, of_chunk * kChunk, 0, address(&full[stage]));
+    };
+    const auto next = [&] {
+      if (++chunk == chunks) chunk = 0, ++row_block;
+    };
+    const int first_chunk = chunk, early = min(count, kStages);
+    for (int i = 0; i < early; ++i, next()) fetch_w(i);
+    const auto place_now = [&] { return row_block * chunks + chunk; };
+    const int resume = place_now();
+    for (int i = 0; i < ahead && early + i < count; ++i, next())
+      each_box([&](int, int input, int row) { bring_to_l2(w, input, row); });
+    row_block = resume / chunks, chunk = resume - row_block * chunks;
+    wait_for_previous();
+    let_next_start();
+    for (int i = 0, at = first_chunk; i < early; ++i, at = at + 1 == chunks ? 0 : at + 1) fetch_x(i, at);
+    for (int i = early, stage = 0, round = 0; i < count; ++i, next()) {
+      wait_for_phase(address(&empty[stage]), round & 1);
+      fetch_w(stage);
+      fetch_x(stage, chunk);
+      if (++stage == kStages) stage = 0, ++round;
+    }
+    return;
+  }
 
-  const int64_t num_steps = (k + kStep - 1) / kStep;
-  const int64_t stride = static_cast<int64_t>(kWarps) * gridDim.y;
-  const int64_t first = blockIdx.y * kWarps + warp;
-  const auto load_w = [&](uint4(&to)[kRowTiles][2], int64_t step) {
-    const bool is_inside = step < num_steps && step * kStep + 8 * t < k;
-#pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile)
-#pragma unroll
-      for (int j = 0; j < 2; ++j)
-        to[tile][j] = is_inside && has_row[tile][j] ? load_once(row_of[tile][j] + step * kStep) : uint4{0, 0, 0, 0};
-  };
-
-  uint4 ahead[kAhead][kRowTiles][2];
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) load_w(ahead[i], first + i * stride);
   wait_for_previous();
   let_next_start();
+  const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); };
+  float sums[kColTiles][4] = {};
+  int row_block = begin / chunks, chunk = begin - row_block * chunks, first_chunk = chunk;
+  const int my_row = row_in_stage<kGated>(warp, lane % 16 / 8, lane % 8);  // that this lane points at for ldmatrix
+  for (int i = 0, stage = 0, round = 0; i < count; ++i, ++chunk) {
+    wait_for_phase(address(&full[stage]), round & 1);
+    const uint32_t from = ring + stage * kStageBytes;
+    uint32_t weights[kChunk / 16][4];
+#pragma unroll
+    for (int step = 0; step < kChunk / 16; ++step)
+      load_tiles(weights[step], from + place(my_row, step * 2 + lane / 16));
+#pragma unroll
+    for (int tile = 0; tile < kColTiles; ++tile) {
+      uint32_t inputs[2][4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        load_tiles(inputs[half], from + kRows * kRowBytes + place(tile * 8 + lane % 8, half * 4 + lane / 8));
+#pragma unroll
+      for (int step = 0; step < kChunk / 16; ++step)
+        multiply(sums[tile], weights[step], inputs[step / 2][step % 2 * 2], inputs[step / 2][step % 2 * 2 + 1], T{});
+    }
+    __syncwarp();
+    if (lane == 0) arrive(address(&empty[stage]));
+    if (++stage == kStages) stage = 0, ++round;
+    if (chunk + 1 < chunks && i + 1 < count) continue;
 
-  float sums[kRowTiles][kColTiles][4] = {};
-  for (int64_t base = first; base < num_steps; base += kAhead * stride) {
+    // The end of these rows, or of what this block has of them.
+    bool writes = true;
+    if (first_chunk > 0 || chunk + 1 < chunks) {
+      const int first = shape.block_of(row_block * chunks, blocks),
+                last = shape.block_of(row_block * chunks + chunks - 1, blocks);
+      const auto part_of = [&](int other) {  // a block shares the rows that it begins with and those that it ends with
+        const bool begins = shape.first_unit(other, blocks) / chunks == row_block;
+        return parts + (int64_t{2} * other + (begins ? 0 : 1)) * kColTiles * kThreads + thread;
+      };
+      float4* mine = part_of(block);
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int64_t step = base + i * stride;
-      uint4 inputs[kColTiles];
+      for (int tile = 0; tile < kColTiles; ++tile)
+        __stcg(mine + tile * kThreads, float4{sums[tile][0], sums[tile][1], sums[tile][2], sums[tile][3]});
+      __threadfence();
+      sync_warps();
+      if (thread == 0) is_last = atomicAdd(&arrivals[row_block], 1u) == static_cast<unsigned>(last - first);
+      sync_warps();
+      writes = is_last;
+      if (writes) {
+        __threadfence();
+        if (thread == 0) arrivals[row_block] = 0;  // for the next product
 #pragma unroll
-      for (int tile = 0; tile < kColTiles; ++tile) {
-        const int64_t row = tile * 8 + g;
-        const bool is_inside = step * kStep + 8 * t < k && row < shape.m;
-        inputs[tile] =
-            is_inside ? *reinterpret_cast<const uint4*>(x + row * k + step * kStep + 8 * t) : uint4{0, 0, 0, 0};
-      }
+        for (int tile = 0; tile < kColTiles; ++tile) sums[tile][0] = sums[tile][1] = sums[tile][2] = sums[tile][3] = 0;
+        for (int other = first; other <= last; ++other) {
+          const float4* part = part_of(other);
 #pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile) {
-        const uint4 a = ahead[i][tile][0], b = ahead[i][tile][1];
-#pragma unroll
-        for (int col = 0; col < kColTiles; ++col) {
-          multiply(sums[tile][col], a.x, b.x, a.y, b.y, inputs[col].x, inputs[col].y, T{});
-          multiply(sums[tile][col], a.z, b.z, a.w, b.w, inputs[col].z, inputs[col].w, T{});
+          for (int tile = 0; tile < kColTiles; ++tile) {
+            const float4 more = __ldcg(part + tile * kThreads);
+            sums[tile][0] += more.x, sums[tile][1] += more.y, sums[tile][2] += more.z, sums[tile][3] += more.w;
+          }
         }
       }
-      load_w(ahead[i], step + kAhead * stride);
     }
-  }
-
-  // Of a tile, lane 4 g + t holds the sums of rows g and g + 8 with columns 2t and 2t + 1.
+    if (writes) {
+      const auto with_bias = [&](float value, int64_t row) {
+        return bias == nullptr ? value : value + to_float(bias[row]);
+      };
+      constexpr int kOutRows = kGated ? kRows / 2 : kRows;
+      const int64_t rows = kGated ? shape.n / 2 : shape.n;  // of the result
+      const int64_t row = row_block * int64_t{kOutRows} + row_in_stage<kGated>(warp, 0, g);
 #pragma unroll
-  for (int tile = 0; tile < kRowTiles; ++tile)
+      for (int tile = 0; tile < kColTiles; ++tile)
 #pragma unroll
-    for (int col = 0; col < kColTiles; ++col)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        shared[(warp * kCols + col * 8 + 2 * t + j % 2) * kRows + tile * 16 + g + 8 * (j / 2)] = sums[tile][col][j];
-  __syncthreads();
-  for (int i = threadIdx.x; i < kRows * kCols; i += kThreads) {
-    float total = 0;
-#pragma unroll
-    for (int other = 0; other < kWarps; ++other) total += shared[other * kRows * kCols + i];
-    shared[i] = total;  // of warp 0's part, which nobody else reads at i
-  }
-
-  int begin = 0, end = kRows * kCols;  // what this block writes
-#if __CUDA_ARCH__ >= 900
-  auto cluster = cooperative_groups::this_cluster();
-  const int split = static_cast<int>(gridDim.y);
-  if (split > 1) {
-    cluster.sync();
-    const int share = (kRows * kCols + split - 1) / split;
-    begin = min(static_cast<int>(blockIdx.y) * share, end);
-    end = min(begin + share, end);
-  } else {
-    __syncthreads();
-  }
-#else
-  const int split = 1;
-  __syncthreads();
-#endif
-  const auto total_at = [&](int i) {
-    if (split == 1) return shared[i];
-    float total = 0;
-#if __CUDA_ARCH__ >= 900
-    for (int block = 0; block < split; ++block) total += *cluster.map_shared_rank(&shared[i], block);
-#endif
-    return total;
-  };
-  const auto with_bias = [&](float value, int64_t row) {
-    return bias == nullptr ? value : value + to_float(bias[row]);
-  };
-  if constexpr (kGated) {
-    // The cut between blocks may part a gate from its up; both are read from wherever they are.
-    constexpr int kOut = kRows / 2;
-    const int share = (kOut * kCols + split - 1) / split;
-    begin = min(split == 1 ? 0 : static_cast<int>(blockIdx.y) * share, kOut * kCols);
-    end = min(begin + share, kOut * kCols);
-    for (int i = begin + threadIdx.x; i < end; i += kThreads) {
-      const int row_here = i % kOut, col = i / kOut;
-      const int64_t row = blockIdx.x * static_cast<int64_t>(kOut) + row_here;
-      if (row >= half || col >= shape.m) continue;
-      const float gate = with_bias(total_at(col * kRows + row_here), row);
-      const float up = with_bias(total_at(col * kRows + kOut + row_here), half + row);
-      out[col * half + row] = from_float<T>(gate / (1 + __expf(-gate)) * up);
+        for (int j = 0; j < 2; ++j) {
+          const int64_t col = tile * 8 + 2 * t + j;
+          if (col >= shape.m) continue;
+          const float high = sums[tile][j], low = sums[tile][j + 2];
+          T* to = out + col * rows + row;
+          if constexpr (kGated) {
+            if (row >= rows) continue;
+            const float gate = with_bias(high, row), up = with_bias(low, rows + row);
+            *to = from_float<T>(gate / (1 + __expf(-gate)) * up);
+          } else {
+            if (row < rows) *to = from_float<T>(with_bias(high, row));
+            if (row + 8 < rows) to[8] = from_float<T>(with_bias(low, row + 8));
+          }
+        }
     }
-  } else {
-    for (int i = begin + threadIdx.x; i < end; i += kThreads) {
-      const int64_t row = blockIdx.x * static_cast<int64_t>(kRows) + i % kRows;
-      const int col = i / kRows;
-      if (row < shape.n && col < shape.m) out[col * shape.n + row] = from_float<T>(with_bias(total_at(i), row));
-    }
+#pragma unroll
+    for (int tile = 0; tile < kColTiles; ++tile) sums[tile][0] = sums[tile][1] = sums[tile][2] = sums[tile][3] = 0;
+    ++row_block, chunk = -1, first_chunk = 0;
   }
-#if __CUDA_ARCH__ >= 900
-  if (split > 1) cluster.sync();  // the others may still read this block's shared memory
 #endif
 }
 
-template <class T, int kRowTiles, int kColTiles, bool kGated>
-void start(const T* x, const T* w, const T* bias, T* out, const Shape& shape, int split, const Stream& stream) {
-  constexpr int kRows = 16 * kRowTiles;
-  constexpr size_t kShared = sizeof(float) * kWarps * kRows * 8 * kColTiles;
-  const auto kernel = skinny_kernel<T, kRowTiles, kColTiles, kGated>;
-  if constexpr (kShared > 48 * 1024) {
-    static const cudaError_t allowed =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kShared));
-    check(allowed, "taking more shared memory for a product");
+// Where blocks leave their parts for one another; of one stream, since its kernels follow one another.
+struct Exchange {
+  static constexpr int64_t kMaxRowBlocks = 1 << 16;
+  Buffer parts, arrivals;
+
+  Exchange(int blocks, const Stream& stream)
+      : parts(stream.device(), int64_t{2} * blocks * kMaxCols / 8 * kThreads * static_cast<int64_t>(sizeof(float4))),
+        arrivals(DType::kI32, {1, 1, 1, kMaxRowBlocks}, stream.device()) {
+    check(cudaMemsetAsync(arrivals.data(), 0, static_cast<size_t>(arrivals.bytes()), raw(stream)),
+          "clearing the counters of products");
   }
-  const int64_t blocks = (shape.n + kRows - 1) / kRows;
-  launch(kernel,
-         {.blocks = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(split)),
-          .threads = kThreads,
-          .cluster_y = static_cast<unsigned>(split),
-          .shared_bytes = kShared},
-         stream, "matmul of few rows", x, w, bias, out, shape);
+};
+
+Exchange& exchange_of(const Stream& stream, int blocks) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, void*>, Exchange> all;
+  const std::lock_guard lock(mutex);
+  const auto key = std::pair{stream.device().index, stream.native()};
+  const auto found = all.find(key);
+  if (found != all.end()) return found->second;
+  return all.try_emplace(key, blocks, stream).first->second;
+}
+
+int num_multiprocessors(Device device) {
+  static std::mutex mutex;
+  static std::map<int, int> counts;
+  const std::lock_guard lock(mutex);
+  const auto [found, is_new] = counts.try_emplace(device.index);
+  if (is_new)
+    check(cudaDeviceGetAttribute(&found->second, cudaDevAttrMultiProcessorCount, device.index),
+          "asking for multiprocessors");
+  return found->second;
+}
+
+// How the accelerator sees a row-major matrix [rows, k]: boxes of `box_rows` rows by kChunk inputs, permuted as place()
+// has it (CUDA driver API, cuTensorMapEncodeTiled).
+CUtensorMap map_of(const void* data, DType dtype, int64_t rows, int64_t k, int box_rows) {
+  static const auto encode = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found),
+          "looking for cuTensorMapEncodeTiled in the driver");
+    ensure(found == cudaDriverEntryPointSuccess, "a driver for sm_90 knows cuTensorMapEncodeTiled");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
+  }();
+  CUtensorMap map;
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)},
+                   pitch[] = {static_cast<cuuint64_t>(k * 2)};
+  const cuuint32_t box[] = {kChunk, static_cast<cuuint32_t>(box_rows)}, strides[] = {1, 1};
+  const CUresult result =
+      encode(&map, dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
+             const_cast<void*>(data), extents, pitch, box, strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    throw Error(ErrorCode::kDevice, "describing a matrix of " + std::to_string(rows) + " x " + std::to_string(k) +
+                                        " to the GPU failed with CUDA error " + std::to_string(result));
+  return map;
+}
+
+struct Operands {
+  const void *x, *w, *bias;
+  void* out;
+  DType dtype;
+  Shape shape;
+};
+
+template <class T, int kColTiles, int kRingKiB, bool kGated>
+void start(const Operands& of, const SkinnyCut& cut, Stream& stream) {
+  constexpr int kStageBytes = (kRows + 8 * kColTiles) * kRowBytes, kStages = kRingKiB * 1024 / kStageBytes;
+  constexpr size_t kShared = size_t{kStages} * kStageBytes + 1024;  // what alignment takes
+  const auto kernel = skinny_kernel<T, kColTiles, kStages, kGated>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kShared)),
+        "taking more shared memory for a product");
+  const int most = num_multiprocessors(stream.device()) * kMaxBlocksPerSm;
+  const int blocks = std::min(num_multiprocessors(stream.device()) * cut.blocks_per_sm, of.shape.units);
+  Exchange& exchange = exchange_of(stream, most);
+  launch(kernel, {.blocks = static_cast<unsigned>(blocks), .threads = kThreads + 32, .shared_bytes = kShared}, stream,
+         "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, 8 * kColTiles),
+         map_of(of.w, of.dtype, of.shape.n, of.shape.k, kGated ? kRows / 2 : kRows), static_cast<const T*>(of.bias),
+         static_cast<T*>(of.out), of.shape, static_cast<float4*>(exchange.parts.data()),
+         static_cast<unsigned*>(exchange.arrivals.data()), cut.ahead);
 }
 
 template <class T, bool kGated>
-void start_for(const T* x, const T* w, const T* bias, T* out, const Shape& shape, const SkinnyCut& cut,
-               const Stream& stream) {
-  const auto with_cols = [&](auto row_tiles) {
-    constexpr int kRowTiles = decltype(row_tiles)::value;
-    if constexpr (kGated && kRowTiles == 1) {
-      ensure(false, "a gated product takes row tiles by twos");
-    } else {
-      if (shape.m <= 8) return start<T, kRowTiles, 1, kGated>(x, w, bias, out, shape, cut.split, stream);
-      if (shape.m <= 16) return start<T, kRowTiles, 2, kGated>(x, w, bias, out, shape, cut.split, stream);
-      return start<T, kRowTiles, 4, kGated>(x, w, bias, out, shape, cut.split, stream);
-    }
+void start_for(const Operands& of, const SkinnyCut& cut, Stream& stream) {
+  const auto with_ring = [&](auto col_tiles) {
+    constexpr int kColTiles = decltype(col_tiles)::value;
+    if (cut.ring_kib == 48) return start<T, kColTiles, 48, kGated>(of, cut, stream);
+    if (cut.ring_kib == 100) return start<T, kColTiles, 100, kGated>(of, cut, stream);
+    if (cut.ring_kib == 200) return start<T, kColTiles, 200, kGated>(of, cut, stream);
+    ensure(false, "a ring has 48, 100 or 200 KiB");
   };
-  switch (cut.row_tiles) {
-    case 1:
-      return with_cols(std::integral_constant<int, 1>());
-    case 2:
-      return with_cols(std::integral_constant<int, 2>());
-    case 4:
-      return with_cols(std::integral_constant<int, 4>());
-    default:
-      ensure(false, "a cut has 1, 2 or 4 row tiles");
-  }
+  if (of.shape.m <= 8) return with_ring(std::integral_constant<int, 1>());
+  if (of.shape.m <= 16) return with_ring(std::integral_constant<int, 2>());
+  if (of.shape.m <= 32) return with_ring(std::integral_constant<int, 4>());
+  return with_ring(std::integral_constant<int, 8>());
 }
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
@@ -250,21 +376,24 @@ bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, c
                const TensorView& out) {
   return (weight.dtype == DType::kBF16 || weight.dtype == DType::kF16) && x.dtype == weight.dtype &&
          out.dtype == weight.dtype && (bias.data == nullptr || bias.dtype == weight.dtype) && x.rows() <= kSkinnyRows &&
-         weight.k % 8 == 0 && is_aligned(x.data) && is_aligned(weight.data);
+         weight.k % 8 == 0 && can_chain() && weight.n <= Exchange::kMaxRowBlocks * kRows / 2 && is_aligned(x.data) &&
+         is_aligned(weight.data);
 }
 
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,
                    const SkinnyCut& cut, Stream& stream) {
   ensure(is_skinny(x, weight, bias, out), "the product is one for this kernel");
-  ensure(cut.split == 1 || can_chain(), "blocks form clusters on sm_90 and newer");
-  const Shape shape{x.rows(), weight.n, weight.k};
-  const auto run = [&](auto type, auto is_gated) {
+  ensure(cut.blocks_per_sm >= 1 && cut.blocks_per_sm <= kMaxBlocksPerSm, "blocks of a multiprocessor are 1 to 4");
+  const int64_t chunks = (weight.k + kChunk - 1) / kChunk;
+  const int64_t row_blocks = gated ? (weight.n / 2 + kRows / 2 - 1) / (kRows / 2) : (weight.n + kRows - 1) / kRows;
+  const Operands of{
+      x.data,       weight.data,
+      bias.data,    out.data,
+      weight.dtype, {x.rows(), weight.n, weight.k, static_cast<int>(chunks), static_cast<int>(chunks * row_blocks)}};
+  const auto run_type = [&](auto type) {
     using T = decltype(type);
-    start_for<T, decltype(is_gated)::value>(static_cast<const T*>(x.data), static_cast<const T*>(weight.data),
-                                            static_cast<const T*>(bias.data), static_cast<T*>(out.data), shape, cut,
-                                            stream);
+    gated ? start_for<T, true>(of, cut, stream) : start_for<T, false>(of, cut, stream);
   };
-  const auto run_type = [&](auto type) { gated ? run(type, std::true_type()) : run(type, std::false_type()); };
   weight.dtype == DType::kBF16 ? run_type(__nv_bfloat16()) : run_type(__half());
 }
 

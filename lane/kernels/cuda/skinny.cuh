@@ -4,19 +4,20 @@
 
 namespace lane::cuda {
 
-// How the work is cut. A block takes 16 * row_tiles rows of W; its 8 warps share the inputs k among them, 32 at a time
-// in turns, and `split` blocks of a cluster share them too. So every row of the result is added up in an order that
-// depends on this alone, not on the other rows of x.
+// How the work is cut. A row of the result is added up in an order that depends on W's shape, the GPU and blocks_per_sm
+// alone: not on the other rows of x, nor on how many they are.
 struct SkinnyCut {
-  int row_tiles = 1;  // 1, 2 or 4
-  int split = 1;      // 1, 2, 4 or 8
+  int blocks_per_sm = 1;  // up to kMaxBlocksPerSm
+  int ring_kib = 100;     // of shared memory that a block keeps loads under way into: 48, 100 or 200
+  int ahead = 0;          // stages of 8 KiB a block brings to the L2 cache beyond, while the kernel before still runs
   bool operator==(const SkinnyCut&) const = default;
 };
 
-inline constexpr int64_t kSkinnyRows = 32;  // of x, at most
+inline constexpr int64_t kSkinnyRows = 64;  // of x, at most
+inline constexpr int kMaxBlocksPerSm = 4;
 
-// Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers, a
-// GPU of sm_80 or newer (sm_90 for split > 1).
+// Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers,
+// a GPU of sm_90 or newer (it needs the tensor memory accelerator); others take cuBLASLt.
 bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, const TensorView& bias,
                const TensorView& out);
 
@@ -24,7 +25,7 @@ bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, c
 SkinnyCut choose_cut(int64_t m, int64_t n, int64_t k, bool gated);
 
 // out[m, n] = x[m, k] W[n, k]^T + bias; gated: W holds gate rows, then as many up rows, and out[m, n / 2] is
-// silu(gate) * up.
+// silu(gate) * up. Calls on one stream only follow one another: it owns what blocks exchange.
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,
                    const SkinnyCut& cut, Stream& stream);
 
