@@ -146,6 +146,7 @@ def measure(model, batch: int, device, options, result: dict) -> None:
 def work(rank: int, device, options) -> None:
     begin = time.perf_counter()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     model = load(ranks.load_config(options), rank, device, options)
     results = ranks.Results(rank, options, {
         "engine": "transformers generate()", "transformers": transformers.__version__,
