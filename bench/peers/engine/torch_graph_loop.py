@@ -65,7 +65,7 @@ def flash_attention(query, keys, values, lengths, query_start, key_start):
     """The same by FlashAttention, which reads the lengths on the device, reads no more than them, and splits them."""
     batch, length, kv_heads, head_dim = keys.shape
     flat = (batch * length, kv_heads, head_dim)
-    return torch.ops.aten._flash_attention_forward(query, keys.view(flat), values.view(flat), query_start, key_start, 1,
+    return torch.ops.aten._flash_attention_forward.default(query, keys.view(flat), values.view(flat), query_start, key_start, 1,
                                                    length, 0.0, False, False, seqused_k=lengths)[0]
 
 
