@@ -65,8 +65,9 @@ def flash_attention(query, keys, values, lengths, query_start, key_start):
     """The same by FlashAttention, which reads the lengths on the device, reads no more than them, and splits them."""
     batch, length, kv_heads, head_dim = keys.shape
     flat = (batch * length, kv_heads, head_dim)
-    return torch.ops.aten._flash_attention_forward.default(query, keys.view(flat), values.view(flat), query_start, key_start, 1,
-                                                   length, 0.0, False, False, seqused_k=lengths)[0]
+    forward = torch.ops.aten._flash_attention_forward.default
+    return forward(query, keys.view(flat), values.view(flat), query_start, key_start, 1, length, 0.0, False, False,
+                   seqused_k=lengths)[0]
 
 
 def flash_works(device) -> str:
@@ -115,7 +116,7 @@ class Decoder:
         self.attention_decode = compiled(self._attention_decode, dynamic=False)
         self.attention_prefill = compiled(self._attention_prefill, dynamic=False)
         self.mlp = compiled(self._mlp, dynamic=False)
-        self.logits = compiled(self._logits, dynamic=False)
+        self.best = compiled(self._best, dynamic=False)
 
     def open(self, batch: int, length: int) -> None:
         """Cache for `length` tokens of each sequence, and what a step works on."""
@@ -170,8 +171,9 @@ class Decoder:
         gate, up = F.linear(normed, gate_up).chunk(2, -1)
         return residual, F.linear(F.silu(gate) * up, down)
 
-    def _logits(self, residual, partial, gain, head):
-        return F.linear(add_and_norm(residual, partial, gain, self.eps)[1], head)
+    def _best(self, residual, partial, gain, head):
+        """The largest logit of each row in this rank's part of the vocabulary, and its place there."""
+        return F.linear(add_and_norm(residual, partial, gain, self.eps)[1], head).float().max(-1)
 
     def _sum(self, partial):
         if self.size > 1:
@@ -180,11 +182,10 @@ class Decoder:
 
     def choose(self, residual, partial) -> torch.Tensor:
         """The token of the largest logit of each row; each rank has its part of the vocabulary."""
-        logits = self.logits(residual, partial, self.final_norm, self.head)
+        best, index = self.best(residual, partial, self.final_norm, self.head)
         if self.size == 1:
-            return logits.argmax(-1)
-        best, index = logits.float().max(-1)
-        mine = torch.stack((best, (index + self.rank * logits.shape[1]).float()), -1)
+            return index
+        mine = torch.stack((best, (index + self.rank * self.head.shape[0]).float()), -1)  # exact up to 2^24 tokens
         offers = torch.empty(self.size, *mine.shape, device=self.device)
         dist.all_gather_into_tensor(offers.view(-1, 2), mine)
         winner = offers[..., 0].argmax(0)
