@@ -2,8 +2,9 @@
 """Lane on a GPU against Hugging Face transformers on the same GPU, on random checkpoints of real widths.
 
 Of each model (Llama 3.2 1B's shape, and one each like Qwen2 with biases and Qwen3 with norms of queries and keys) a
-checkpoint is written. `lane generate` continues prompts of mixed lengths greedily; transformers, in float32 without TF32,
-is given what Lane wrote and says what each token's log-probabilities are. Checked, for each type and number of ranks:
+checkpoint is written. `lane generate` continues prompts of mixed lengths greedily; transformers, in float32 without
+TF32, is given what Lane wrote and says what each token's log-probabilities are. Checked, for each type and number of
+ranks:
 
   tokens       each is transformers' own choice given all before it, with 1, 3, 8 and 16 sequences at once, with graphs
                and without, with logprobs (sampled on the host) and without (on the GPU)
@@ -11,11 +12,12 @@ is given what Lane wrote and says what each token's log-probabilities are. Check
   composition  a sequence's logprobs in a batch of 16 against those it has alone
   prefixes     prompts with a common beginning: computed each by itself, and taken over from the cache
 
-Bounds, as in fixtures_test.cc. float32: logits are off by at most 1e-4 of the largest; a log-probability is a logit less
-log sum exp of all, which moves by no more than the logits do, so it is off by at most 2e-4 of the largest logit. A token
-that is not the choice but whose logit is within that of the best is a tie; ties are counted. bfloat16: n = 20 layers + 4
-roundings of u = 2^-9 each, so logits are off by n u in norm; for a log-probability twice that, root mean square over all
-that are compared against the root mean square of the logits. transformers' own bfloat16 is measured beside it.
+Bounds, as in fixtures_test.cc. float32: logits are off by at most 1e-4 of the largest; a log-probability is a logit
+less log sum exp of all, which moves by no more than the logits do, so it is off by at most 2e-4 of the largest logit. A
+token that is not the choice but whose logit is within that of the best is a tie; ties are counted. bfloat16: n = 20
+layers + 4 roundings of u = 2^-9 each, so logits are off by n u in norm; for a log-probability twice that, root mean
+square over all that are compared against the root mean square of the logits. transformers' own bfloat16 is measured
+beside it, and tokens that differ from float32's choice are counted.
 
   tests/runtime/transformers_gpu_check.py --lane build/cuda/cli/lane
 Exit status 1 if anything is out of bounds or differs.
@@ -93,8 +95,8 @@ def run_lane(options, folder, dtype: str, tp: int, name: str, prompts, steps: li
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.write("\n".join(lines) + "\n")
         file.flush()
-        command = [options.lane, "generate", "--device", options.device, "--model", str(folder), "--dtype", dtype, "--tp",
-                   str(tp), "--prompts", file.name, "--temperature", "0", "--ignore-eos", "--max-model-len", "1024",
+        command = [options.lane, "generate", "--device", options.device, "--model", str(folder), "--dtype", dtype,
+                   "--tp", str(tp), "--prompts", file.name, "--temperature", "0", "--ignore-eos", "--max-model-len", "1024",
                    "--max-num-seqs", str(at_once), "--max-num-batched-tokens", str(budget), "--kv-cache-memory-bytes",
                    "64M" if options.tiny else "2G", "--no-progress", "--json", *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -223,8 +225,8 @@ class Check:
             size = self.size_of(torch.tensor(differences))
             bound = self.bound_for(self.exact.logits(prompt, alone.tokens[i]))
             if not size <= bound:
-                self.verdict.problems.append(f"{run.name} and {alone.name}, sequence {i}: logprobs differ by {size:.3g}, "
-                                             f"more than {bound:.3g}")
+                self.verdict.problems.append(f"{run.name} and {alone.name}, sequence {i}: logprobs differ by "
+                                             f"{size:.3g}, more than {bound:.3g}")
             if not size <= self.verdict.composition:
                 self.verdict.composition, self.verdict.composition_share = size, size / bound
 
@@ -286,7 +288,7 @@ def check(options, folder, model: str, dtype: str, tp: int, exact: Reference, ya
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lane", required=True, help="the program")
-    parser.add_argument("--models", default="llama,qwen2,qwen3", help=f"of {', '.join(MODELS)}; the first is tried in full")
+    parser.add_argument("--models", default="llama,qwen2,qwen3", help="of llama, qwen2, qwen3; the first is tried in full")
     parser.add_argument("--layers", type=int, default=4, help="16 is the whole 1B")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--tp", default="1,2,4", help="numbers of ranks; those above the number of GPUs are left out")
@@ -327,7 +329,8 @@ def main() -> None:
         options.json.write_text(json.dumps({"schema": 1, "kind": "exactness against transformers",
                                             "transformers": transformers.__version__, "torch": torch.__version__,
                                             "layers": options.layers, "steps": options.steps,
-                                            "rows": [dataclasses.asdict(verdict) for verdict in verdicts]}, indent=1) + "\n")
+                                            "rows": [dataclasses.asdict(verdict) for verdict in verdicts]},
+                                           indent=1) + "\n")
     sys.exit(any(verdict.problems for verdict in verdicts) or not verdicts)
 
 

@@ -2,10 +2,10 @@
 """Lane's engine and its peers on the same GPUs, the same shape with random bf16 weights, the same batches, in one run.
 
 Peers: `torch` (torch_graph_loop.py: compiled PyTorch, one CUDA graph a step, NCCL) and `transformers`
-(transformers_generate.py: compiled, static cache, tp_plan="auto"). --lane-nccl adds Lane with NCCL under the same engine
-(LANE_NCCL=only); with --nodes 2 the ranks of both are spread over emulated nodes, and only they run. Lane runs in turns
-with all others: before them and after them, and the median counts. Each has its time; what fails or takes longer has a
-note in place of numbers, and the others go on.
+(transformers_generate.py: compiled, static cache, tp_plan="auto"). --lane-nccl adds Lane with NCCL under the same
+engine (LANE_NCCL=only); with --nodes 2 the ranks of both are spread over emulated nodes, and only they run. Lane runs
+in turns with all others: before them and after them, and the median counts. Each has its time; what fails or takes
+longer has a note in place of numbers, and the others go on.
 
   bench/peers/engine/compare_engines.py --lane build/cuda/cli/lane --shape bench/shapes/llama-8b --tp 1 \\
       --batches 1,4,16,32 --json out/8b.json --commit $(git rev-parse HEAD)
@@ -91,11 +91,12 @@ def run_all(commands: list[tuple[list[str], dict]], timeout_s: float) -> tuple[s
 
 def lane_arguments(options, batch: int) -> list[str]:
     length = options.input_len + options.output_len
-    return [options.lane, "bench", "latency", "--device", options.device, "--model", str(options.shape), "--load-format",
-            "dummy", "--dtype", "bfloat16", "--batch-size", str(batch), "--input-len", str(options.input_len),
-            "--output-len", str(options.output_len), "--num-iters-warmup", "1", "--num-iters", str(options.iterations),
-            "--max-model-len", str(length), "--max-num-seqs", str(batch), "--max-num-batched-tokens",
-            str(options.lane_chunk), "--no-progress", "--json", *options.lane_args.split()]
+    flags = {"device": options.device, "model": options.shape, "load-format": "dummy", "dtype": "bfloat16",
+             "batch-size": batch, "input-len": options.input_len, "output-len": options.output_len,
+             "num-iters-warmup": 1, "num-iters": options.iterations, "max-model-len": length, "max-num-seqs": batch,
+             "max-num-batched-tokens": options.lane_chunk}
+    pairs = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return [options.lane, "bench", "latency", *pairs, "--no-progress", "--json", *options.lane_args.split()]
 
 
 def lane_commands(options, batch: int, with_nccl: bool) -> list[tuple[list[str], dict]]:
@@ -182,7 +183,8 @@ def compare(options, batches: list[int], clock: Clock) -> dict:
         peers[name] = run_peer(options, name, clock)
     for _ in range(options.lane_rounds - 1):
         lane_turn()
-    engines = {way: {"results": {batch: median_of(runs) for batch, runs in rows.items()}} for way, rows in turns.items()}
+    engines = {way: {"results": {batch: median_of(runs) for batch, runs in rows.items()}}
+               for way, rows in turns.items()}
     for name, found in peers.items():
         rows = {row["batch"]: row for row in found["results"]}
         missing = {"error": found.get("error", "it left this batch out")}
@@ -190,7 +192,7 @@ def compare(options, batches: list[int], clock: Clock) -> dict:
     return engines
 
 
-def print_table(title: str, key: str, unit_s: float, engines: dict, batches: list[int], per_s, notes: list[str]) -> None:
+def print_table(title: str, key: str, unit_s: float, engines: dict, batches: list[int], per_s, notes: list) -> None:
     """Each engine's time, what it makes of it a second, and how many times Lane's time that is."""
     print(f"\n{title}")
     names = list(engines)
@@ -221,7 +223,8 @@ def print_all(options, engines: dict, batches: list[int]) -> None:
     print_table("end to end: s, tokens out/s, and how many times Lane's time", "end_to_end_s", 1, engines, batches,
                 lambda batch: batch * options.output_len, notes)
     if options.read_tb_per_s > 0:
-        print(f"\nLane's floor: bytes of a step / ({options.tp} x {options.read_tb_per_s:g} TB/s), and the share reached")
+        rate = f"{options.tp} x {options.read_tb_per_s:g} TB/s"
+        print(f"\nLane's floor, bytes of a step / ({rate}), and the share reached")
         for batch in batches:
             row = engines["lane"]["results"][batch]
             if "error" not in row:
@@ -255,24 +258,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-len", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=2, help="runs counted of each engine, each turn and batch")
     parser.add_argument("--peers", default="torch,transformers", help="of torch, transformers; or none")
-    parser.add_argument("--lane-rounds", type=int, default=2, help="turns of Lane: the first before the peers, the others after")
+    parser.add_argument("--lane-rounds", type=int, default=2, help="turns of Lane: the first comes before the peers")
     parser.add_argument("--lane-nccl", action="store_true", help="Lane with NCCL, too")
     parser.add_argument("--lane-chunk", type=int, default=8192, help="Lane's --max-num-batched-tokens")
     parser.add_argument("--lane-args", default="", help="more flags for lane bench latency, in one string")
     parser.add_argument("--nodes", type=int, default=1, help="emulated nodes that the ranks are spread over; no peers")
-    parser.add_argument("--fabric", default="auto", help="LANE_GPU_FABRIC between them: auto (host proxy over TCP) or p2p")
-    parser.add_argument("--read-tb-per-s", type=float, default=0, help="measured read rate of one GPU; prints the floor")
+    parser.add_argument("--fabric", default="auto", help="LANE_GPU_FABRIC: auto (proxy over TCP) or p2p")
+    parser.add_argument("--read-tb-per-s", type=float, default=0, help="of one GPU, measured; prints the floor")
     parser.add_argument("--time-limit-s", type=float, default=540, help="for all; after that nothing is begun")
     parser.add_argument("--timeout-s", type=float, default=120, help="of one run of Lane")
     parser.add_argument("--peer-timeout-s", type=float, default=180, help="of a peer with all its batches")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="two narrow layers in place of the shape: to try the script")
+    parser.add_argument("--tiny", action="store_true", help="two narrow layers: to try the script")
     parser.add_argument("--json", type=pathlib.Path, help="write all numbers and commands here")
     parser.add_argument("--commit", default="", help="what is measured; goes into the file")
     options = parser.parse_args()
     options.peers = [] if options.peers == "none" or options.nodes > 1 else options.peers.split(",")
     if unknown := [name for name in options.peers if name not in PEERS]:
         parser.error(f"--peers {','.join(unknown)}: there are {', '.join(PEERS)}, none")
+    if options.lane_nccl and options.tp == 1:
+        parser.error("--lane-nccl compares all-reduces: it needs --tp 2 or more")
     if options.tp % options.nodes != 0:
         parser.error(f"--nodes {options.nodes} does not divide --tp {options.tp}")
     return options
@@ -290,7 +295,8 @@ def main() -> None:
         engines = compare(options, batches, Clock(options.time_limit_s))
     print_all(options, engines, batches)
     if options.json:
-        settings = {key: str(value) if isinstance(value, pathlib.Path) else value for key, value in vars(options).items()}
+        settings = {key: str(value) if isinstance(value, pathlib.Path) else value
+                    for key, value in vars(options).items()}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"schema": 1, "kind": "engine comparison", "commit": options.commit,
                                             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -4,8 +4,8 @@ docs/performance/engine_gpu.md.
 
   bench/peers/engine/floor.py --read-tb-per-s 4.49
 
-A step reads every weight once (all layers and the head; of the embedding table only a row for each sequence, which is not
-counted) and the keys and values of the past. Over several GPUs each reads its part, and the norms' gains, whole.
+A step reads every weight once (all layers and the head; of the embedding table only a row for each sequence, which is
+not counted) and the keys and values of the past. Over several GPUs each reads its part, and the norms' gains, whole.
 """
 import argparse
 import json
@@ -62,8 +62,8 @@ def main() -> None:
     for name, tp, batch, tokens_in, tokens_out in STEPS:
         past = tokens_in + tokens_out // 2
         size = Shape(name).step_bytes_of_gpu(tp, batch, past)
-        print(f"| {name} | {tp} | {batch} | {tokens_in} / {tokens_out} | {past} | {size / 1e9:.3f} | {size / rate * 1e3:.3f} "
-              f"| {batch * rate / size:,.0f} |")
+        print(f"| {name} | {tp} | {batch} | {tokens_in} / {tokens_out} | {past} | {size / 1e9:.3f} "
+              f"| {size / rate * 1e3:.3f} | {batch * rate / size:,.0f} |")
     print("\n| shape | GPUs | prompts | products, TFLOP | attention, TFLOP |\n| --- | --: | --: | --: | --: |")
     for name, tp, batch, length in PREFILLS:
         products, attention = Shape(name).prefill_flops(batch, length)

@@ -79,7 +79,7 @@ def flash_works(device) -> str:
         starts = torch.arange(4, device=device, dtype=torch.int32)
         got = flash_attention(query, keys, values, lengths, starts, starts * 640)
         off = (got.float() - math_attention(query, keys, values, lengths).float()).abs().max().item()
-        return "" if off < 2**-5 else f"its results are off by {off:.3g}"  # values of order 1 with 2^-9 of rounding each
+        return "" if off < 2**-5 else f"its results are off by {off:.3g}"  # values of order 1, rounded by 2^-9 each
     except (RuntimeError, NotImplementedError) as error:
         return str(error).splitlines()[0]
 

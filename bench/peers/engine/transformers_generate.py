@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Hugging Face transformers' generate() as it is meant to be fast: static cache, and the decode pass compiled by
-generate() itself (mode reduce-overhead, so with CUDA graphs); over several GPUs by the model's own plan, tp_plan="auto".
-Random bf16 weights of the shape in config.json.
+generate() itself (mode reduce-overhead, so with CUDA graphs); over several GPUs by the model's own plan,
+tp_plan="auto". Random bf16 weights of the shape in config.json.
 
   bench/peers/engine/transformers_generate.py --shape bench/shapes/llama-8b --tp 1 --batches 1,16 --json out.json
 
-A decode step is the distance of two CUDA events at consecutive tokens, the median over the run's steps; prefill and end to
-end are wall time from and to points at which the GPU is idle, the median over the runs. What is compiled before, and the
-first run after that, do not count. Batches that are not begun by --time-limit-s are left out, and the results say so.
+A decode step is the distance of two CUDA events at consecutive tokens, the median over the run's steps; prefill and end
+to end are wall time from and to points at which the GPU is idle, the median over the runs. What is compiled before, and
+the first run after that, do not count. Batches that are not begun by --time-limit-s are left out, and the results say
+so.
 """
 import argparse
 import json
