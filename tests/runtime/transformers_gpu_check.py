@@ -96,8 +96,8 @@ def run_lane(options, folder, dtype: str, tp: int, name: str, prompts, steps: li
         file.write("\n".join(lines) + "\n")
         file.flush()
         command = [options.lane, "generate", "--device", options.device, "--model", str(folder), "--dtype", dtype,
-                   "--tp", str(tp), "--prompts", file.name, "--temperature", "0", "--ignore-eos", "--max-model-len", "1024",
-                   "--max-num-seqs", str(at_once), "--max-num-batched-tokens", str(budget), "--kv-cache-memory-bytes",
+                   "--tp", str(tp), "--prompts", file.name, "--temperature", "0", "--ignore-eos", "--max-model-len",
+                   "1024", "--max-num-seqs", str(at_once), "--max-num-batched-tokens", str(budget), "--kv-cache-memory-bytes",
                    "64M" if options.tiny else "2G", "--no-progress", "--json", *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
@@ -288,7 +288,7 @@ def check(options, folder, model: str, dtype: str, tp: int, exact: Reference, ya
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lane", required=True, help="the program")
-    parser.add_argument("--models", default="llama,qwen2,qwen3", help="of llama, qwen2, qwen3; the first is tried in full")
+    parser.add_argument("--models", default="llama,qwen2,qwen3", help="of those three; the first is tried in full")
     parser.add_argument("--layers", type=int, default=4, help="16 is the whole 1B")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--tp", default="1,2,4", help="numbers of ranks; those above the number of GPUs are left out")
