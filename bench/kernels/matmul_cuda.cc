@@ -107,11 +107,10 @@ std::vector<Timing> measure(const Shape& shape, int64_t m, char* pool, Stream& s
   const TensorView whole = scratch.view(DType::kBF16, {1, 1, m, shape.n});
   const auto matrix = [&](int i) { return DeviceMatrix{pool + i * bytes, DType::kBF16, shape.n, shape.k}; };
   std::vector<Timing> timings;
-  for (const int ring : {48, 100, 200})
-    for (int per_sm = 1; per_sm * ring <= 200; ++per_sm) {
-      if (per_sm == 3) continue;
-      const cuda::SkinnyCut cut{.blocks_per_sm = per_sm, .ring_kib = ring};
-      timings.push_back({fmt::format("own {}x{}K", per_sm, ring), time_of_product(count, stream, [&](int i) {
+  if (m <= cuda::kSkinnyRows)
+    for (const auto& [per_sm, ahead] : {std::pair{1, 0}, {1, 8}, {2, 0}}) {
+      const cuda::SkinnyCut cut{.blocks_per_sm = per_sm, .ahead = ahead};
+      timings.push_back({fmt::format("own {}+{}", per_sm, ahead), time_of_product(count, stream, [&](int i) {
                            cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, cut, stream);
                          })});
     }

@@ -1,12 +1,11 @@
-// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; four warps take them
-// from there into the tensor cores. A stage is 64 rows of W by 64 inputs, and the same inputs of x.
+// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; eight warps take them
+// from there into the tensor cores, each a stage of its own, so that eight are under way at once. A stage is up to 64
+// rows of W by 64 inputs, or up to 32 by 128, and the same inputs of x.
 //
 // The floor: n k sizeof(T) bytes at the memory's read rate. Three things stand against it.
 // - Latency: a GPU needs about 4.5 MB of loads under way (4.5 TB/s times 1 us), 34 KB an SM. The ring holds more.
-// - Unevenness: the stages of all rows, in order, are dealt out evenly to a fixed number of blocks, whatever n is, so
-//   that all end together ("stream-K": Osama et al., Stream-K: Work-centric Parallel Decomposition for Dense
-//   Matrix-Matrix Multiplication on the GPU, 2023). Rows that several blocks share are added up by whichever comes
-//   last, in the order of the blocks: the same bits in every run.
+// - Parts that have to be added up: blocks share no rows of W, and deal these out evenly by eights; inputs are shared
+//   by the warps of a block, who meet in shared memory.
 // - The time between kernels: W does not depend on the kernel before, so the ring is filled, and more is on its way to
 //   the L2 cache, before that one ends.
 #include <cuda.h>
@@ -23,13 +22,18 @@
 namespace lane::cuda {
 namespace {
 
-constexpr int kWarps = 4, kThreads = 32 * kWarps;  // that multiply; one more warp fetches
-constexpr int kRows = 16 * kWarps;                 // of W in a stage
-constexpr int kChunk = 64;                         // inputs in a stage, 128 bytes a row
+constexpr int kWarps = 8, kThreads = 32 * kWarps;  // that multiply; one more warp fetches
+constexpr int kGroup = 8;                          // rows of W that stay together: a tile of the tensor cores
+constexpr int kGroups = 8;                         // in a box, at most
+constexpr int kChunk = 64;                         // inputs in a box, 128 bytes a row
+constexpr int kWBytes = 8192;                      // of W in a stage, at most
 constexpr int kRowBytes = 2 * kChunk;
-constexpr int kMaxCols = 64;  // rows of x
+constexpr int kGroupBytes = kGroup * kRowBytes;
+constexpr int kPartGroups = 2;                        // whose sums the warps exchange at a time
+constexpr int kPartPitch = kPartGroups * kGroup + 2;  // floats of a warp's part: even, rows in different banks
+kGroups / 2 * kGroup + 2;  // floats of a warp's part: even, and rows begin in different banks
 
-// d += a b: a 16 rows of W by 16 inputs, b 16 inputs by 8 rows of x (PTX ISA, mma.m16n8k16).
+// d += a b: a 16 rows of x by 16 inputs, b 16 inputs by 8 rows of W (PTX ISA, mma.m16n8k16).
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                          __nv_bfloat16) {
   asm volatile(
@@ -85,23 +89,11 @@ __device__ __forceinline__ void bring_to_l2(const CUtensorMap& map, int input, i
 }
 
 struct Shape {
-  int64_t m, n, k;  // n: rows of W
-  int chunks, units;
-  __device__ __forceinline__ int first_unit(int block, int blocks) const {
-    return static_cast<int>(static_cast<int64_t>(block) * units / blocks);
-  }
-  __device__ __forceinline__ int block_of(int unit, int blocks) const {
-    return static_cast<int>(((static_cast<int64_t>(unit) + 1) * blocks - 1) / units);
-  }
+  int64_t m, n, k;
+  int chunks;        // of inputs, a stage each
+  int groups;        // of rows of the result, shared among the blocks
+  int stage_groups;  // of them in a stage
 };
-
-// A warp sums 16 rows of a stage, in two groups of 8. Of a gated product a stage has 32 rows of gate, then the same of
-// up, and a warp takes 8 of each: a thread that sums row g of its first group (a gate) sums row g of the second (its
-// up).
-template <bool kGated>
-__device__ __forceinline__ int row_in_stage(int warp, int group, int g) {
-  return kGated ? group * (kRows / 2) + warp * 8 + g : warp * 16 + group * 8 + g;
-}
 
 // Tiles of 16 bytes are permuted within a row of 128 bytes, so that the 8 rows which ldmatrix reads lie in different
 // banks.
@@ -109,24 +101,37 @@ __device__ __forceinline__ uint32_t place(int row, int piece) {
   return static_cast<uint32_t>(row * kRowBytes + ((piece ^ (row % 8)) * 16));
 }
 
-template <class T, int kColTiles, int kStages, bool kGated>
-__global__ void __launch_bounds__(kThreads + 32)
+// kRowTiles: of 16 rows of x; 0 means at most 8 rows. kBoxes: side by side in a stage. Stages are a multiple of the
+// warps, so that each stage has a warp that waits for all its rounds: a barrier tells even rounds from odd ones only.
+template <class T, int kRowTiles, int kBoxes, bool kGated>
+struct Layout {
+  static constexpr int kTiles = kRowTiles == 0 ? 1 : kRowTiles, kXRows = kRowTiles == 0 ? 8 : 16 * kRowTiles;
+  static constexpr int kStages = kWarps, kStageBytes = kWBytes + kBoxes * kXRows * kRowBytes;
+  static constexpr int kMaxGroups = kGroups / kBoxes;                      // of W in a box
+  static constexpr int kOutGroups = kGated ? kMaxGroups / 2 : kMaxGroups;  // of the result in a stage
+  static constexpr int kSumRows = kRowTiles == 0 ? 8 : 16;                 // of x that warps add up at a time
+  static constexpr int kPartBytes = kWarps * kSumRows * kPartPitch * static_cast<int>(sizeof(float));
+  static constexpr int kSharedBytes = kStages * kStageBytes + kPartBytes + 1024;  // the last for alignment
+};
+
+template <class T, int kRowTiles, int kBoxes, bool kGated>
+__global__ void __launch_bounds__(kThreads + 32, 1)
     skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
-                  const T* __restrict__ bias, T* __restrict__ out, Shape shape, float4* __restrict__ parts,
-                  unsigned* __restrict__ arrivals, int ahead) {
+                  const T* __restrict__ bias, T* __restrict__ out, Shape shape, int ahead) {
 #if __CUDA_ARCH__ >= 900
-  constexpr int kCols = 8 * kColTiles, kStageBytes = (kRows + kCols) * kRowBytes;
+  using L = Layout<T, kRowTiles, kBoxes, kGated>;
   extern __shared__ char dynamic[];
-  __shared__ uint64_t full[kStages], empty[kStages];
-  __shared__ bool is_last;
+  __shared__ uint64_t full[L::kStages], empty[L::kStages];
   const auto address = [](const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); };
-  const uint32_t ring = (address(dynamic) + 1023) / 1024 * 1024;  // the pattern of place() repeats every 1024 bytes
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
-  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x), chunks = shape.chunks;
-  const int begin = shape.first_unit(block, blocks), count = shape.first_unit(block + 1, blocks) - begin;
+  const uint32_t unaligned = address(dynamic), ring = (unaligned + 1023) / 1024 * 1024;  // place() repeats every 1024
+  auto* parts = reinterpret_cast<float*>(dynamic + (ring - unaligned) + L::kStages * L::kStageBytes);
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, chunks = shape.chunks;
+  const int first_group = static_cast<int>(int64_t{shape.groups} * blockIdx.x / gridDim.x);
+  const int end_group = static_cast<int>(int64_t{shape.groups} * (blockIdx.x + 1) / gridDim.x);
+  const int tiles = (end_group - first_group + shape.stage_groups - 1) / shape.stage_groups, count = tiles * chunks;
 
   if (thread == 0) {
-    for (int i = 0; i < kStages; ++i) set_up_barrier(address(&full[i]), 1), set_up_barrier(address(&empty[i]), kWarps);
+    for (int i = 0; i < L::kStages; ++i) set_up_barrier(address(&full[i]), 1), set_up_barrier(address(&empty[i]), 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
@@ -137,42 +142,46 @@ __global__ void __launch_bounds__(kThreads + 32)
       let_next_start();
       return;
     }
-    int row_block = begin / chunks, chunk = begin - row_block * chunks;  // of what is fetched next
-    const auto each_box = [&](auto&& take) {                             // of W
-      if constexpr (kGated) {
-        const int half = static_cast<int>(shape.n / 2);
-        take(0, chunk * kChunk, row_block * (kRows / 2));
-        take(kRows / 2 * kRowBytes, chunk * kChunk, half + row_block * (kRows / 2));
-      } else {
-        take(0, chunk * kChunk, row_block * kRows);
+    const int box_bytes = shape.stage_groups * kGroupBytes;  // of W, or of gate, or of up
+    const int stage_bytes = kBoxes * ((kGated ? 2 : 1) * box_bytes + L::kXRows * kRowBytes);
+    int row = first_group * kGroup, chunk = 0;  // of what is fetched next
+    const auto next = [&] {
+      if (++chunk == chunks) chunk = 0, row += shape.stage_groups * kGroup;
+    };
+    const auto each_box = [&](auto&& take) {  // of W in a stage: take(where in the stage, first input, first row)
+      int at = 0;
+#pragma unroll
+      for (int box = 0; box < kBoxes; ++box) {
+        const int input = (chunk * kBoxes + box) * kChunk;
+        take(at, input, row), at += box_bytes;
+        if constexpr (kGated) take(at, input, static_cast<int>(shape.n / 2) + row), at += box_bytes;
       }
     };
     const auto fetch_w = [&](int stage) {
-      const uint32_t barrier = address(&full[stage]), to = ring + stage * kStageBytes;
-      arrive_expecting(barrier, kStageBytes);
-      each_box([&](int offset, int input, int row) { fetch(to + offset, w, input, row, barrier); });
+      const uint32_t barrier = address(&full[stage]), to = ring + stage * L::kStageBytes;
+      arrive_expecting(barrier, stage_bytes);
+      each_box([&](int at, int input, int of_row) { fetch(to + at, w, input, of_row, barrier); });
     };
     const auto fetch_x = [&](int stage, int of_chunk) {
-      fetch(ring + stage * kStageBytes + kRows * kRowBytes, x, of_chunk * kChunk, 0, address(&full[stage]));
+#pragma unroll
+      for (int box = 0; box < kBoxes; ++box)
+        fetch(ring + stage * L::kStageBytes + kWBytes + box * L::kXRows * kRowBytes, x,
+              (of_chunk * kBoxes + box) * kChunk, 0, address(&full[stage]));
     };
-    const auto next = [&] {
-      if (++chunk == chunks) chunk = 0, ++row_block;
-    };
-    const int first_chunk = chunk, early = min(count, kStages);
-    for (int i = 0; i < early; ++i, next()) fetch_w(i);
-    const auto place_now = [&] { return row_block * chunks + chunk; };
-    const int resume = place_now();
-    for (int i = 0; i < ahead && early + i < count; ++i, next())
-      each_box([&](int, int input, int row) { bring_to_l2(w, input, row); });
-    row_block = resume / chunks, chunk = resume - row_block * chunks;
+    // There are at least as many chunks as stages.
+    for (int i = 0; i < L::kStages; ++i, next()) fetch_w(i);
+    const int resume_row = row, resume_chunk = chunk;
+    for (int i = L::kStages; i < min(count, L::kStages + ahead); ++i, next())
+      each_box([&](int, int input, int of_row) { bring_to_l2(w, input, of_row); });
+    row = resume_row, chunk = resume_chunk;
     wait_for_previous();
     let_next_start();
-    for (int i = 0, at = first_chunk; i < early; ++i, at = at + 1 == chunks ? 0 : at + 1) fetch_x(i, at);
-    for (int i = early, stage = 0, round = 0; i < count; ++i, next()) {
+    for (int i = 0; i < L::kStages; ++i) fetch_x(i, i);
+    for (int i = L::kStages, stage = 0, round = 0; i < count; ++i, next()) {
       wait_for_phase(address(&empty[stage]), round & 1);
       fetch_w(stage);
       fetch_x(stage, chunk);
-      if (++stage == kStages) stage = 0, ++round;
+      if (++stage == L::kStages) stage = 0, ++round;
     }
     return;
   }
@@ -180,117 +189,91 @@ __global__ void __launch_bounds__(kThreads + 32)
   wait_for_previous();
   let_next_start();
   const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); };
-  float sums[kColTiles][4] = {};
-  int row_block = begin / chunks, chunk = begin - row_block * chunks, first_chunk = chunk;
-  const int my_row = row_in_stage<kGated>(warp, lane % 16 / 8, lane % 8);  // that this lane points at for ldmatrix
-  for (int i = 0, stage = 0, round = 0; i < count; ++i, ++chunk) {
-    wait_for_phase(address(&full[stage]), round & 1);
-    const uint32_t from = ring + stage * kStageBytes;
-    uint32_t weights[kChunk / 16][4];
+  const uint32_t from = ring + warp * L::kStageBytes;
+  int round = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int group = first_group + tile * shape.stage_groups, here = min(shape.stage_groups, end_group - group);
+    float sums[L::kTiles][L::kMaxGroups][4] = {};
+    for (int chunk = warp; chunk < chunks; chunk += kWarps, ++round) {
+      wait_for_phase(address(&full[warp]), round & 1);
 #pragma unroll
-    for (int step = 0; step < kChunk / 16; ++step)
-      load_tiles(weights[step], from + place(my_row, step * 2 + lane / 16));
+      for (int box = 0; box < kBoxes; ++box) {
+        const uint32_t box_of_w = from + box * (kGated ? 2 : 1) * shape.stage_groups * kGroupBytes,
+                       box_of_x = from + kWBytes + box * L::kXRows * kRowBytes;
+        uint32_t inputs[L::kTiles][kChunk / 16][4];
 #pragma unroll
-    for (int tile = 0; tile < kColTiles; ++tile) {
-      uint32_t inputs[2][4];
+        for (int i = 0; i < L::kTiles; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        load_tiles(inputs[half], from + kRows * kRowBytes + place(tile * 8 + lane % 8, half * 4 + lane / 8));
-#pragma unroll
-      for (int step = 0; step < kChunk / 16; ++step)
-        multiply(sums[tile], weights[step], inputs[step / 2][step % 2 * 2], inputs[step / 2][step % 2 * 2 + 1], T{});
-    }
-    __syncwarp();
-    if (lane == 0) arrive(address(&empty[stage]));
-    if (++stage == kStages) stage = 0, ++round;
-    if (chunk + 1 < chunks && i + 1 < count) continue;
-
-    // The end of these rows, or of what this block has of them.
-    bool writes = true;
-    if (first_chunk > 0 || chunk + 1 < chunks) {
-      const int first = shape.block_of(row_block * chunks, blocks),
-                last = shape.block_of(row_block * chunks + chunks - 1, blocks);
-      const auto part_of = [&](int other) {  // a block shares the rows that it begins with and those that it ends with
-        const bool begins = shape.first_unit(other, blocks) / chunks == row_block;
-        return parts + (int64_t{2} * other + (begins ? 0 : 1)) * kColTiles * kThreads + thread;
-      };
-      float4* mine = part_of(block);
-#pragma unroll
-      for (int tile = 0; tile < kColTiles; ++tile)
-        __stcg(mine + tile * kThreads, float4{sums[tile][0], sums[tile][1], sums[tile][2], sums[tile][3]});
-      __threadfence();
-      sync_warps();
-      if (thread == 0) is_last = atomicAdd(&arrivals[row_block], 1u) == static_cast<unsigned>(last - first);
-      sync_warps();
-      writes = is_last;
-      if (writes) {
-        __threadfence();
-        if (thread == 0) arrivals[row_block] = 0;  // for the next product
-#pragma unroll
-        for (int tile = 0; tile < kColTiles; ++tile) sums[tile][0] = sums[tile][1] = sums[tile][2] = sums[tile][3] = 0;
-        for (int other = first; other <= last; ++other) {
-          const float4* part = part_of(other);
-#pragma unroll
-          for (int tile = 0; tile < kColTiles; ++tile) {
-            const float4 more = __ldcg(part + tile * kThreads);
-            sums[tile][0] += more.x, sums[tile][1] += more.y, sums[tile][2] += more.z, sums[tile][3] += more.w;
+          for (int step = 0; step < kChunk / 16; ++step) {
+            // Rows 8 to 15 of a tile are not there if x has 8 at most: what is read in their place is put away again.
+            const int row = kRowTiles == 0 ? lane % 8 : i * 16 + lane % 16;
+            load_tiles(inputs[i][step], box_of_x + place(row, step * 2 + lane / 16));
+            if constexpr (kRowTiles == 0) inputs[i][step][1] = inputs[i][step][3] = 0;
           }
+#pragma unroll
+        for (int j = 0; j < L::kMaxGroups; ++j) {
+          if (j % L::kOutGroups >= here) continue;
+          const int in_box = j < L::kOutGroups ? j : shape.stage_groups + j - L::kOutGroups;
+          uint32_t weights[2][4];
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            load_tiles(weights[half], box_of_w + place(in_box * kGroup + lane % 8, half * 4 + lane / 8));
+#pragma unroll
+          for (int i = 0; i < L::kTiles; ++i)
+#pragma unroll
+            for (int step = 0; step < kChunk / 16; ++step)
+              multiply(sums[i][j], inputs[i][step], weights[step / 2][step % 2 * 2],
+                       weights[step / 2][step % 2 * 2 + 1], T{});
         }
       }
+      __syncwarp();
+      if (lane == 0) arrive(address(&empty[warp]));
     }
-    if (writes) {
-      const auto with_bias = [&](float value, int64_t row) {
-        return bias == nullptr ? value : value + to_float(bias[row]);
-      };
-      constexpr int kOutRows = kGated ? kRows / 2 : kRows;
-      const int64_t rows = kGated ? shape.n / 2 : shape.n;  // of the result
-      const int64_t row = row_block * int64_t{kOutRows} + row_in_stage<kGated>(warp, 0, g);
+
+    // The warps' parts are added up in the order of the warps, 16 rows of x and kPartGroups groups at a time: of a
+    // gated product one of gate and its up. Lane 4 g + t has the sums of rows g and g + 8 of x with rows 2t and 2t + 1
+    // of each group.
+    const auto meet = [&](const float(&first)[4], const float(&second)[4], int tile_of_x, int at_group) {
+      constexpr int kColumns = kGated ? kGroup : kPartGroups * kGroup;  // rows of the result
+      float* mine = parts + warp * L::kSumRows * kPartPitch + lane / 4 * kPartPitch + lane % 4 * 2;
+      *reinterpret_cast<float2*>(mine) = float2{first[0], first[1]};
+      *reinterpret_cast<float2*>(mine + kGroup) = float2{second[0], second[1]};
+      if constexpr (kRowTiles > 0) {
+        *reinterpret_cast<float2*>(mine + 8 * kPartPitch) = float2{first[2], first[3]};
+        *reinterpret_cast<float2*>(mine + 8 * kPartPitch + kGroup) = float2{second[2], second[3]};
+      }
+      sync_warps();
+      const int64_t out_rows = kGated ? shape.n / 2 : shape.n;
+      if (thread < L::kSumRows * kColumns) {
+        const int row_here = thread / kColumns, column = thread % kColumns;
+        const int64_t row = tile_of_x * 16 + row_here, of = int64_t{group + at_group} * kGroup + column;
+        const auto total = [&](int part, int64_t row_of_w) {
+          float sum = 0;
 #pragma unroll
-      for (int tile = 0; tile < kColTiles; ++tile)
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int64_t col = tile * 8 + 2 * t + j;
-          if (col >= shape.m) continue;
-          const float high = sums[tile][j], low = sums[tile][j + 2];
-          T* to = out + col * rows + row;
-          if constexpr (kGated) {
-            if (row >= rows) continue;
-            const float gate = with_bias(high, row), up = with_bias(low, rows + row);
-            *to = from_float<T>(gate / (1 + __expf(-gate)) * up);
-          } else {
-            if (row < rows) *to = from_float<T>(with_bias(high, row));
-            if (row + 8 < rows) to[8] = from_float<T>(with_bias(low, row + 8));
-          }
+          for (int other = 0; other < kWarps; ++other)
+            sum += parts[(other * L::kSumRows + row_here) * kPartPitch + part];
+          return bias == nullptr ? sum : sum + to_float(bias[row_of_w]);
+        };
+        if (row < shape.m && of < out_rows && of < int64_t{end_group} * kGroup) {
+          float result = total(column, of);
+          if constexpr (kGated) result = result / (1 + __expf(-result)) * total(kGroup + column, out_rows + of);
+          out[row * out_rows + of] = from_float<T>(result);
         }
-    }
+      }
+      sync_warps();  // the parts may be overwritten
+    };
 #pragma unroll
-    for (int tile = 0; tile < kColTiles; ++tile) sums[tile][0] = sums[tile][1] = sums[tile][2] = sums[tile][3] = 0;
-    ++row_block, chunk = -1, first_chunk = 0;
+    for (int i = 0; i < L::kTiles; ++i)
+#pragma unroll
+      for (int j = 0; j < L::kOutGroups; j += kGated ? 1 : 2) {
+        if (j >= here) continue;
+        if constexpr (kGated)
+          meet(sums[i][j], sums[i][L::kOutGroups + j], i, j);
+        else
+          meet(sums[i][j], sums[i][j + 1], i, j);
+      }
   }
 #endif
-}
-
-// Where blocks leave their parts for one another; of one stream, since its kernels follow one another.
-struct Exchange {
-  static constexpr int64_t kMaxRowBlocks = 1 << 16;
-  Buffer parts, arrivals;
-
-  Exchange(int blocks, const Stream& stream)
-      : parts(stream.device(), int64_t{2} * blocks * kMaxCols / 8 * kThreads * static_cast<int64_t>(sizeof(float4))),
-        arrivals(DType::kI32, {1, 1, 1, kMaxRowBlocks}, stream.device()) {
-    check(cudaMemsetAsync(arrivals.data(), 0, static_cast<size_t>(arrivals.bytes()), raw(stream)),
-          "clearing the counters of products");
-  }
-};
-
-Exchange& exchange_of(const Stream& stream, int blocks) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, void*>, Exchange> all;
-  const std::lock_guard lock(mutex);
-  const auto key = std::pair{stream.device().index, stream.native()};
-  const auto found = all.find(key);
-  if (found != all.end()) return found->second;
-  return all.try_emplace(key, blocks, stream).first->second;
 }
 
 int num_multiprocessors(Device device) {
@@ -336,36 +319,39 @@ struct Operands {
   Shape shape;
 };
 
-template <class T, int kColTiles, int kRingKiB, bool kGated>
-void start(const Operands& of, const SkinnyCut& cut, Stream& stream) {
-  constexpr int kStageBytes = (kRows + 8 * kColTiles) * kRowBytes, kStages = kRingKiB * 1024 / kStageBytes;
-  constexpr size_t kShared = size_t{kStages} * kStageBytes + 1024;  // what alignment takes
-  const auto kernel = skinny_kernel<T, kColTiles, kStages, kGated>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kShared)),
+template <class T, int kRowTiles, int kBoxes, bool kGated>
+void start(Operands of, int blocks, int ahead, Stream& stream) {
+  using L = Layout<T, kRowTiles, kBoxes, kGated>;
+  const auto kernel = skinny_kernel<T, kRowTiles, kBoxes, kGated>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes),
         "taking more shared memory for a product");
-  const int most = num_multiprocessors(stream.device()) * kMaxBlocksPerSm;
-  const int blocks = std::min(num_multiprocessors(stream.device()) * cut.blocks_per_sm, of.shape.units);
-  Exchange& exchange = exchange_of(stream, most);
-  launch(kernel, {.blocks = static_cast<unsigned>(blocks), .threads = kThreads + 32, .shared_bytes = kShared}, stream,
-         "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, 8 * kColTiles),
-         map_of(of.w, of.dtype, of.shape.n, of.shape.k, kGated ? kRows / 2 : kRows), static_cast<const T*>(of.bias),
-         static_cast<T*>(of.out), of.shape, static_cast<float4*>(exchange.parts.data()),
-         static_cast<unsigned*>(exchange.arrivals.data()), cut.ahead);
+  // As many chunks for each warp: those beyond the end of k are zeros.
+  constexpr int64_t kRound = int64_t{kWarps} * kBoxes * kChunk;
+  of.shape.chunks = static_cast<int>((of.shape.k + kRound - 1) / kRound) * kWarps;
+  launch(kernel,
+         {.blocks = static_cast<unsigned>(blocks), .threads = kThreads + 32, .shared_bytes = size_t{L::kSharedBytes}},
+         stream, "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, L::kXRows),
+         map_of(of.w, of.dtype, of.shape.n, of.shape.k, of.shape.stage_groups * kGroup), static_cast<const T*>(of.bias),
+         static_cast<T*>(of.out), of.shape, ahead);
 }
 
+constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
+
 template <class T, bool kGated>
-void start_for(const Operands& of, const SkinnyCut& cut, Stream& stream) {
-  const auto with_ring = [&](auto col_tiles) {
-    constexpr int kColTiles = decltype(col_tiles)::value;
-    if (cut.ring_kib == 48) return start<T, kColTiles, 48, kGated>(of, cut, stream);
-    if (cut.ring_kib == 100) return start<T, kColTiles, 100, kGated>(of, cut, stream);
-    if (cut.ring_kib == 200) return start<T, kColTiles, 200, kGated>(of, cut, stream);
-    ensure(false, "a ring has 48, 100 or 200 KiB");
+void start_for(Operands of, const SkinnyCut& cut, Stream& stream) {
+  // As few groups of rows as some block must have, then as few blocks as have no more, then stages of even size.
+  const int groups = of.shape.groups, most = num_multiprocessors(stream.device()) * cut.blocks_per_sm;
+  const int of_block = divide_up(groups, most), blocks = divide_up(groups, of_block);
+  const int in_stage = kGated ? kGroups / 2 : kGroups;
+  of.shape.stage_groups = divide_up(of_block, divide_up(of_block, in_stage));
+  const auto with_boxes = [&](auto row_tiles) {
+    constexpr int kRowTiles = decltype(row_tiles)::value;
+    if (of.shape.stage_groups * 2 <= in_stage) return start<T, kRowTiles, 2, kGated>(of, blocks, cut.ahead, stream);
+    return start<T, kRowTiles, 1, kGated>(of, blocks, cut.ahead, stream);
   };
-  if (of.shape.m <= 8) return with_ring(std::integral_constant<int, 1>());
-  if (of.shape.m <= 16) return with_ring(std::integral_constant<int, 2>());
-  if (of.shape.m <= 32) return with_ring(std::integral_constant<int, 4>());
-  return with_ring(std::integral_constant<int, 8>());
+  if (of.shape.m <= 8) return with_boxes(std::integral_constant<int, 0>());
+  if (of.shape.m <= 16) return with_boxes(std::integral_constant<int, 1>());
+  return with_boxes(std::integral_constant<int, 2>());
 }
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
@@ -376,20 +362,24 @@ bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, c
                const TensorView& out) {
   return (weight.dtype == DType::kBF16 || weight.dtype == DType::kF16) && x.dtype == weight.dtype &&
          out.dtype == weight.dtype && (bias.data == nullptr || bias.dtype == weight.dtype) && x.rows() <= kSkinnyRows &&
-         weight.k % 8 == 0 && can_chain() && weight.n <= Exchange::kMaxRowBlocks * kRows / 2 && is_aligned(x.data) &&
-         is_aligned(weight.data);
+         weight.k % 8 == 0 && can_chain() && is_aligned(x.data) && is_aligned(weight.data);
 }
 
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,
                    const SkinnyCut& cut, Stream& stream) {
   ensure(is_skinny(x, weight, bias, out), "the product is one for this kernel");
-  ensure(cut.blocks_per_sm >= 1 && cut.blocks_per_sm <= kMaxBlocksPerSm, "blocks of a multiprocessor are 1 to 4");
-  const int64_t chunks = (weight.k + kChunk - 1) / kChunk;
-  const int64_t row_blocks = gated ? (weight.n / 2 + kRows / 2 - 1) / (kRows / 2) : (weight.n + kRows - 1) / kRows;
-  const Operands of{
-      x.data,       weight.data,
-      bias.data,    out.data,
-      weight.dtype, {x.rows(), weight.n, weight.k, static_cast<int>(chunks), static_cast<int>(chunks * row_blocks)}};
+  const int64_t rows = gated ? weight.n / 2 : weight.n;
+  const Operands of{.x = x.data,
+                    .w = weight.data,
+                    .bias = bias.data,
+                    .out = out.data,
+                    .dtype = weight.dtype,
+                    .shape = {.m = x.rows(),
+                              .n = weight.n,
+                              .k = weight.k,
+                              .chunks = 0,
+                              .groups = static_cast<int>((rows + kGroup - 1) / kGroup),
+                              .stage_groups = 0}};
   const auto run_type = [&](auto type) {
     using T = decltype(type);
     gated ? start_for<T, true>(of, cut, stream) : start_for<T, false>(of, cut, stream);

@@ -4,17 +4,15 @@
 
 namespace lane::cuda {
 
-// How the work is cut. A row of the result is added up in an order that depends on W's shape, the GPU and blocks_per_sm
-// alone: not on the other rows of x, nor on how many they are.
+// How the work is cut. A row of the result is added up in an order that depends on W's shape, the GPU and the cut
+// alone: it has the same bits whatever the other rows of x are, and however many.
 struct SkinnyCut {
-  int blocks_per_sm = 1;  // up to kMaxBlocksPerSm
-  int ring_kib = 100;     // of shared memory that a block keeps loads under way into: 48, 100 or 200
-  int ahead = 0;          // stages of 8 KiB a block brings to the L2 cache beyond, while the kernel before still runs
+  int blocks_per_sm = 1;
+  int ahead = 0;  // stages of up to 8 KiB a block brings to the L2 cache beyond its ring, while the kernel before runs
   bool operator==(const SkinnyCut&) const = default;
 };
 
-inline constexpr int64_t kSkinnyRows = 64;  // of x, at most
-inline constexpr int kMaxBlocksPerSm = 4;
+inline constexpr int64_t kSkinnyRows = 32;  // of x, at most
 
 // Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers,
 // a GPU of sm_90 or newer (it needs the tensor memory accelerator); others take cuBLASLt.
@@ -25,7 +23,7 @@ bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, c
 SkinnyCut choose_cut(int64_t m, int64_t n, int64_t k, bool gated);
 
 // out[m, n] = x[m, k] W[n, k]^T + bias; gated: W holds gate rows, then as many up rows, and out[m, n / 2] is
-// silu(gate) * up. Calls on one stream only follow one another: it owns what blocks exchange.
+// silu(gate) * up.
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,
                    const SkinnyCut& cut, Stream& stream);
 
