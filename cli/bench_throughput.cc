@@ -48,7 +48,7 @@ class ThroughputBench {
     all["num_steps"] = stats_.num_steps;
     all["num_preemptions"] = stats_.num_preemptions;
     all["most_running"] = stats_.most_running;
-    all["breakdown"] = profile::breakdown_to_json(*profile.breakdown);
+    all.update(profile.to_json());
     if (!flags_.output_json.empty()) write_file(flags_.output_json, all.dump(2) + "\n");
     if (flags_.json) {
       fmt::print("{}\n", all.dump(2));
@@ -58,7 +58,7 @@ class ThroughputBench {
                metrics_.to_text(), static_cast<double>(metrics_.num_requests) / metrics_.wall_s,
                static_cast<double>(metrics_.prompt_tokens + metrics_.completion_tokens) / metrics_.wall_s,
                stats_.num_steps, stats_.most_running, stats_.num_preemptions);
-    if (flags_.engine.breakdown) fmt::print("\n{}", profile::format_breakdown(*profile.breakdown, profile.num_ranks));
+    if (flags_.engine.breakdown) fmt::print("\n{}", profile.to_text());
     return kExitOk;
   }
 

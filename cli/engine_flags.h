@@ -17,6 +17,8 @@ struct EngineFlags {
   // Checks what the parser cannot and fills `session`. Call once, after parsing.
   void finish();
   bool uses_demo_model() const { return demo_; }
+  // Whether what a GPU does is recorded.
+  bool watches_gpu() const { return session.device.kind == DeviceKind::kCuda && (breakdown || !trace_file.empty()); }
 
  private:
   bool demo_ = false;

@@ -12,6 +12,7 @@
 #include "lane/base/settings.h"
 #include "lane/base/trace.h"
 #include "lane/comm/launch.h"
+#include "lane/device/activity.h"
 #include "lane/device/device_info.h"
 #include "lane/profile/export.h"
 
@@ -19,19 +20,66 @@ namespace lane::cli {
 namespace {
 
 constexpr int64_t kMaxTraceEvents = int64_t{1} << 20;  // 48 MiB; later events are counted as dropped
+constexpr int64_t kMaxLaunches = int64_t{1} << 20;     // steps of a GPU, 24 MiB
+constexpr int64_t kMaxActivities = int64_t{1} << 22;   // of a GPU, 160 MiB: 10,000 steps of 400 kernels
+
+// Watches a rank's GPU, if its rank has one, --breakdown or --trace is given and the profiling library is there.
+class GpuWatch {
+ public:
+  GpuWatch(const EngineFlags& flags)
+      : wanted_(flags.watches_gpu()), max_slices_(flags.trace_file.empty() ? 0 : kMaxTraceEvents) {
+    if (!wanted_) return;
+    try {
+      recorder_.emplace(flags.session.device);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnsupported) throw;
+      why_not_ = error.what();
+    }
+  }
+  bool wanted() const { return wanted_; }
+
+  void start(Communicator& group) {
+    if (recorder_) recorder_->start(kMaxActivities);
+    group.broadcast_text("", 0);  // setting out takes some ranks longer; the first step is not to wait for them
+  }
+  profile::GpuProfile stop() {
+    profile::GpuProfile profile;
+    profile.why_not = why_not_;
+    return recorder_ ? profile::profile_gpu(recorder_->stop(), trace_log.launches(), max_slices_) : profile;
+  }
+
+ private:
+  bool wanted_;
+  int64_t max_slices_;
+  std::optional<ActivityRecorder> recorder_;
+  std::string why_not_;
+};
 
 // Brings what the ranks recorded to rank 0.
-JobProfile collect_profile(const EngineFlags& flags, Communicator& group) {
-  JobProfile profile{.num_ranks = group.size(), .breakdown = {}};
-  const std::vector<std::string> totals = group.gather_text(profile::totals_to_text(trace_log.totals()), 0);
+JobProfile collect_profile(const EngineFlags& flags, Communicator& group, GpuWatch& watch) {
+  JobProfile job{.num_ranks = group.size(), .breakdown = {}, .gpu = {}};
+  const bool on_gpu = flags.session.device.kind == DeviceKind::kCuda;
+  profile::GpuProfile mine;
+  if (watch.wanted()) mine = watch.stop();
+  std::vector<profile::RankTotals> totals;
+  if (watch.wanted()) {
+    std::vector<profile::GpuProfile> gpus;
+    for (const std::string& text : group.gather_text(profile::profile_to_text(mine), 0)) {
+      gpus.push_back(profile::profile_from_text(text));
+      totals.push_back(gpus.back().totals);
+    }
+    if (group.rank() == 0) job.gpu = profile::merge_profiles(gpus);
+  } else {
+    for (const std::string& text : group.gather_text(profile::totals_to_text(trace_log.totals()), 0))
+      totals.push_back(profile::totals_from_text(text));
+  }
   std::vector<std::string> events;
-  if (!flags.trace_file.empty()) events = group.gather_text(profile::events_to_text(trace_log), 0);
-  if (group.rank() != 0) return profile;
-  std::vector<profile::RankTotals> ranks;
-  for (const std::string& text : totals) ranks.push_back(profile::totals_from_text(text));
-  profile.breakdown = profile::make_breakdown(ranks);
+  if (!flags.trace_file.empty()) events = group.gather_text(profile::events_to_text(trace_log, mine), 0);
+  if (group.rank() != 0) return job;
+  const bool is_told = on_gpu ? job.gpu && job.gpu->why_not.empty() : true;
+  if (is_told) job.breakdown = profile::make_breakdown(totals);
   if (!flags.trace_file.empty()) write_file(flags.trace_file, profile::make_trace_file(events));
-  return profile;
+  return job;
 }
 
 // The GPU of the rank with this place on its host; ranks take turns where there are fewer GPUs.
@@ -50,23 +98,44 @@ Device gpu_of(int local_rank) {
 
 int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
   const bool leads = group.rank() == 0;
+  GpuWatch watch(flags);  // before any graph is recorded
   ProgressBar loading("loading", ProgressBar::Unit::kBytes, leads && !flags.no_progress);
   flags.session.load_progress = [&](int64_t done, int64_t total) { loading.update(done, total); };
   Session session(flags.session, &group);
   loading.clear();
   if (leads) std::fputs(session.describe().c_str(), stderr);
-  trace_log.start(flags.trace_file.empty() ? 0 : kMaxTraceEvents);
+  trace_log.start(flags.trace_file.empty() ? 0 : kMaxTraceEvents, watch.wanted() ? kMaxLaunches : 0);
+  if (watch.wanted() && job.watches_from_restart)
+    session.engine().on_restart_trace = [&] { watch.start(group); };
+  else if (watch.wanted())
+    watch.start(group);
   if (leads) {
     job.work(session);
     session.engine().finish();
   } else {
     session.engine().follow();
   }
-  const JobProfile profile = collect_profile(flags, group);
+  const JobProfile profile = collect_profile(flags, group, watch);
   return leads ? job.report(session, profile) : kExitOk;
 }
 
 }  // namespace
+
+Json JobProfile::to_json() const {
+  Json json{{"breakdown", breakdown ? profile::breakdown_to_json(*breakdown) : Json()}};
+  if (gpu && gpu->why_not.empty()) json["gpu"] = profile::kernels_to_json(*gpu);
+  if (gpu && !gpu->why_not.empty()) json["gpu"] = {{"why_not", gpu->why_not}};
+  return json;
+}
+
+std::string JobProfile::to_text() const {
+  if (!breakdown) return gpu ? "no breakdown: " + gpu->why_not + "\n" : "";
+  std::string text = profile::format_breakdown(*breakdown, num_ranks);
+  if (gpu)
+    text +=
+        "\n" + profile::format_kernels(*gpu) + "  of steps that were watched, which takes the GPU a little longer\n";
+  return text;
+}
 
 int run_job(EngineFlags& flags, const Program& program, const Job& job) {
   flags.finish();

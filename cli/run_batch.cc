@@ -78,8 +78,7 @@ class Batch {
     if (num_failed_ > 0)
       fmt::print(stderr, "{} requests failed; their lines in {} say why\n", num_failed_, flags_.output);
     if (cancelled_) fmt::print(stderr, "interrupted; run again with --resume to go on\n");
-    if (flags_.engine.breakdown)
-      fmt::print(stderr, "\n{}", profile::format_breakdown(*profile.breakdown, profile.num_ranks));
+    if (flags_.engine.breakdown) fmt::print(stderr, "\n{}", profile.to_text());
     return cancelled_ ? kExitInterrupted : kExitOk;
   }
 

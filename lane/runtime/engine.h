@@ -60,6 +60,7 @@ class Engine {
   void cancel(int64_t request_id);
   // All ranks forget what they traced so far, at the same step: what comes before is warm-up.
   void restart_trace();
+  std::function<void()> on_restart_trace;  // called on every rank where it happens
   // Lets the followers go. Called once, when there is nothing left to do (or to be done: what is under way is dropped).
   void finish();
 
