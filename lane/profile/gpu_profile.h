@@ -40,7 +40,7 @@ struct GpuProfile {
   std::vector<std::string> slice_names;
   std::vector<GpuSlice> slices;  // kStep: the whole step, before its kernels
   int64_t num_slices_dropped = 0;
-  std::string why_not;           // a sentence: nothing could be said, and the rest is empty
+  std::string why_not;  // a sentence: nothing could be said, and the rest is empty
 };
 
 // `steps` as they were launched since the recorder's start, which was at rest. Slices up to `max_slices`.
