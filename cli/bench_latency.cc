@@ -151,6 +151,7 @@ class LatencyBench {
       fmt::print(
           "  decode: {:.1f} tokens/s; too little memory was free to measure how fast it can be read: MBU unknown\n",
           n.batch / n.step_s);
+    fmt::print("{}", profile.graphs_to_text());
     if (flags_.engine.breakdown) fmt::print("\n{}", profile.to_text());
   }
 

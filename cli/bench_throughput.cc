@@ -70,6 +70,7 @@ class ThroughputBench {
     fmt::print("over the whole run: {} of weights and KV read at {}, MBU {}; {:.4g} TFLOP/s a rank, MFU {}\n",
                format_bytes(bytes), format_rate(bytes / wall_s), percent_of(bytes / wall_s, ceilings.read_bytes_per_s),
                flops_ / wall_s * 1e-12 / profile.num_ranks, percent_of(flops_ / wall_s, ceilings.flops_per_s));
+    fmt::print("{}", profile.graphs_to_text());
     if (flags_.engine.breakdown) fmt::print("\n{}", profile.to_text());
     return kExitOk;
   }

@@ -10,7 +10,7 @@ namespace lane::cli {
 struct EngineFlags {
   SessionOptions session;
   int tensor_parallel = 0;  // 0: not given; as many as the launcher started, else 1
-  std::string load_format = "auto", kv_cache_memory = "", trace_file, device = "cpu";
+  std::string load_format = "auto", kv_cache_memory = "", trace_file, device = "auto";
   bool no_progress = false, breakdown = false;
 
   void add_to(CLI::App& app);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <set>
 #include <vector>
 
 #include "cli/progress.h"
@@ -11,6 +12,7 @@
 #include "lane/base/process.h"
 #include "lane/base/settings.h"
 #include "lane/base/trace.h"
+#include "lane/base/units.h"
 #include "lane/comm/launch.h"
 #include "lane/device/activity.h"
 #include "lane/device/device_info.h"
@@ -82,18 +84,39 @@ JobProfile collect_profile(const EngineFlags& flags, Communicator& group, GpuWat
   return job;
 }
 
-// The GPU of the rank with this place on its host; ranks take turns where there are fewer GPUs.
-Device gpu_of(int local_rank) {
-  std::string why_none;
-  const int count = num_gpus(&why_none);
-  if (count == 0) throw Error(ErrorCode::kUnsupported, "--device cuda: " + why_none);
+// The GPU of the rank with this place on its host, or why there is none. Launchers may show each rank one alone.
+Device gpu_of(int local_rank, std::string* uuid, std::string* why_not) {
+  const int count = num_gpus(why_not);
+  if (count == 0) return {};
   const Device gpu{DeviceKind::kCuda, local_rank % count};
   const DeviceInfo info = device_info(gpu);
+  *uuid = info.uuid;
   if (info.sm < 80)
-    throw Error(ErrorCode::kUnsupported, fmt::format("--device cuda: {} is of compute capability {}.{}; 8.0 (A100) or "
-                                                     "newer is needed",
-                                                     info.name, info.sm / 10, info.sm % 10));
+    *why_not = fmt::format("{} is of compute capability {}.{}; 8.0 (A100) or newer is needed", info.name, info.sm / 10,
+                           info.sm % 10);
   return gpu;
+}
+
+// --device for all ranks: a GPU each, or none.
+Device choose_device(const std::string& wanted, int local_rank, Communicator& group) {
+  if (wanted == "cpu") return {};
+  std::string uuid, why_not;
+  const Device gpu = gpu_of(local_rank, &uuid, &why_not);
+  std::set<std::string> uuids;
+  std::string verdict;
+  for (const std::string& text : group.gather_text(why_not.empty() ? uuid : "!" + why_not, 0)) {
+    uuids.insert(text);
+    if (verdict.empty() && text.starts_with('!')) verdict = text.substr(1);
+  }
+  const auto num_ranks = static_cast<size_t>(group.size());
+  if (group.rank() == 0 && verdict.empty() && uuids.size() < num_ranks)
+    verdict = fmt::format("{} ranks need a GPU each, and there {} {}; start fewer (--tensor-parallel-size)", num_ranks,
+                          uuids.size() == 1 ? "is" : "are", uuids.size());
+  verdict = group.broadcast_text(verdict, 0);
+  if (verdict.empty()) return gpu;
+  if (wanted == "cuda") throw Error(ErrorCode::kUnsupported, "--device cuda: " + verdict);
+  if (group.rank() == 0) log(uuid.empty() ? LogLevel::kInfo : LogLevel::kWarn, "runs on the CPU: " + verdict);
+  return {};
 }
 
 int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
@@ -115,7 +138,8 @@ int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
   } else {
     session.engine().follow();
   }
-  const JobProfile profile = collect_profile(flags, group, watch);
+  JobProfile profile = collect_profile(flags, group, watch);
+  profile.graphs = session.engine().graphs();
   return leads ? job.report(session, profile) : kExitOk;
 }
 
@@ -123,9 +147,17 @@ int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
 
 Json JobProfile::to_json() const {
   Json json{{"breakdown", breakdown ? profile::breakdown_to_json(*breakdown) : Json()}};
+  if (graphs.count > 0)
+    json["graphs"] = {{"count", graphs.count}, {"seconds", graphs.seconds}, {"bytes", graphs.bytes}};
   if (gpu && gpu->why_not.empty()) json["gpu"] = profile::kernels_to_json(*gpu);
   if (gpu && !gpu->why_not.empty()) json["gpu"] = {{"why_not", gpu->why_not}};
   return json;
+}
+
+std::string JobProfile::graphs_to_text() const {
+  if (graphs.count == 0) return "";
+  return fmt::format("{} graph{} made ready in {}, {} of a GPU's memory\n", graphs.count, graphs.count == 1 ? "" : "s",
+                     format_duration(graphs.seconds), format_bytes(static_cast<double>(graphs.bytes)));
 }
 
 std::string JobProfile::to_text() const {
@@ -154,7 +186,7 @@ int run_job(EngineFlags& flags, const Program& program, const Job& job) {
   }
   watch_for_interrupt();
   try {
-    if (flags.device == "cuda") flags.session.device = gpu_of(launched ? launched->local_rank : 0);
+    flags.session.device = choose_device(flags.device, launched ? launched->local_rank : 0, group);
     return run_rank(flags, job, group);
   } catch (const std::exception& error) {
     group.abort(error.what());

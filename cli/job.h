@@ -18,9 +18,11 @@ struct JobProfile {
   int num_ranks = 1;
   std::optional<profile::Breakdown> breakdown;
   std::optional<profile::GpuProfile> gpu;  // its why_not: why there is no breakdown
+  GraphStats graphs;                       // of one rank's GPU
 
-  Json to_json() const;         // {"breakdown": {...} or null} and, of GPUs, {"gpu": {...}}
-  std::string to_text() const;  // for --breakdown
+  Json to_json() const;                // {"breakdown": {...} or null} and, of GPUs, {"graphs": {...}, "gpu": {...}}
+  std::string to_text() const;         // for --breakdown
+  std::string graphs_to_text() const;  // one line; empty where there are none
 };
 
 // The leader's part of a job. `work` uses the engine and leaves it idle; `report` runs once all ranks are done.

@@ -58,7 +58,7 @@ class Batch {
     Engine& engine = session.engine();
     const int64_t start_ns = now_ns();
     ProgressBar bar("batch", ProgressBar::Unit::kItems, !flags_.engine.no_progress);
-    const auto ahead = static_cast<size_t>(2 * flags_.engine.session.max_num_seqs);  // enough to never run dry
+    const auto ahead = static_cast<size_t>(2 * session.max_num_seqs());  // enough to never run dry
     bool more = true;
     while (more || !engine.idle()) {
       if (interrupted()) break;

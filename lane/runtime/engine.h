@@ -82,6 +82,7 @@ class Engine {
     int64_t most_running = 0;
   };
   const Stats& stats() const { return stats_; }
+  GraphStats graphs() const { return runner_->graphs(); }
 
  private:
   struct Tracked;  // a request under way: its text so far, times, logprobs
