@@ -36,6 +36,7 @@ struct Library {
   decltype(&cuptiActivityGetNextRecord) next_record;
   decltype(&cuptiActivityGetNumDroppedRecords) num_dropped;
   decltype(&cuptiGetResultString) result_string;
+  CUptiResult (*record_all_waits)(uint8_t) = nullptr;  // cuptiActivityEnableAllSyncRecords, of 12.8 and newer
 
   Library() {
     // Of the toolkit's major version, as the layout of records is.
@@ -61,6 +62,8 @@ struct Library {
     find(next_record, "cuptiActivityGetNextRecord");
     find(num_dropped, "cuptiActivityGetNumDroppedRecords");
     find(result_string, "cuptiGetResultString");
+    record_all_waits =
+        reinterpret_cast<decltype(record_all_waits)>(::dlsym(library, "cuptiActivityEnableAllSyncRecords"));
   }
 
   void check(CUptiResult result, const char* doing) const {
@@ -155,10 +158,8 @@ class Records {
   int64_t max_ = 0;
 };
 
-const Library& library() {
-  static const Library loaded;
-  return loaded;
-}
+const Library& library();
+
 Records& records() {
   static Records all;
   return all;
@@ -175,6 +176,18 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t b
 }
 uint64_t CUPTIAPI clock_ns() { return static_cast<uint64_t>(now_ns()); }
 
+// Loaded and told of us once a process; tried again after a failure.
+const Library& library() {
+  static const Library loaded = [] {
+    const Library cupti;
+    cupti.check(cupti.register_clock(clock_ns), "setting its clock");
+    cupti.check(cupti.register_callbacks(give_buffer, take_buffer), "being opened");
+    if (cupti.record_all_waits != nullptr) cupti.record_all_waits(0);  // a look that finds work under way is no wait
+    return cupti;
+  }();
+  return loaded;
+}
+
 }  // namespace
 
 struct ActivityRecorder::Impl {
@@ -187,11 +200,7 @@ struct ActivityRecorder::Impl {
   }
 };
 
-ActivityRecorder::ActivityRecorder(Device gpu) : impl_(new Impl{gpu}) {
-  const Library& cupti = library();
-  cupti.check(cupti.register_clock(clock_ns), "setting its clock");
-  cupti.check(cupti.register_callbacks(give_buffer, take_buffer), "being opened");
-}
+ActivityRecorder::ActivityRecorder(Device gpu) : impl_(new Impl{gpu}) { library(); }
 
 ActivityRecorder::~ActivityRecorder() {
   if (impl_->is_on) impl_->turn_off();
