@@ -99,6 +99,8 @@ class DeviceRunner final : public StepRunner {
     }
   }
 
+  GraphStats graphs() const override { return graph_stats_; }
+
   StepResult collect() override {
     const int64_t step = ++num_collected_;
     wait_for(step);
@@ -250,10 +252,10 @@ class DeviceRunner final : public StepRunner {
       group_->wait(*stream_);
       made.graph = Graph(*stream_, [&] { enqueue(shape, made.state.get()); });
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      log(LogLevel::kInfo,
-          "graph for " + std::to_string(places) + " sequences: " + format_duration(took.count()) + ", " +
-              format_bytes(
-                  static_cast<double>(std::max<int64_t>(free - device_info(stream_->device()).free_memory_bytes, 0))));
+      const int64_t taken = std::max<int64_t>(free - device_info(stream_->device()).free_memory_bytes, 0);
+      graph_stats_ = {graph_stats_.count + 1, graph_stats_.bytes + taken, graph_stats_.seconds + took.count()};
+      log(LogLevel::kInfo, "graph for " + std::to_string(places) + " sequences: " + format_duration(took.count()) +
+                               ", " + format_bytes(static_cast<double>(taken)));
       graphs_.emplace(places, std::move(made));
       return;
     }
@@ -329,6 +331,7 @@ class DeviceRunner final : public StepRunner {
   std::map<int64_t, Recorded> graphs_;                    // by places
   std::vector<int32_t> query_start_, kv_length_;          // padded
   std::map<int64_t, std::vector<SampledToken>> on_host_;  // results of steps that the host sampled
+  GraphStats graph_stats_;
   size_t rows_of_[StepBoard::kSlots] = {};
   int64_t num_launched_ = 0, num_collected_ = 0;
 };
