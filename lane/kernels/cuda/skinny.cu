@@ -31,7 +31,6 @@ constexpr int kRowBytes = 2 * kChunk;
 constexpr int kGroupBytes = kGroup * kRowBytes;
 constexpr int kPartGroups = 2;                        // whose sums the warps exchange at a time
 constexpr int kPartPitch = kPartGroups * kGroup + 2;  // floats of a warp's part: even, rows in different banks
-kGroups / 2 * kGroup + 2;  // floats of a warp's part: even, and rows begin in different banks
 
 // d += a b: a 16 rows of x by 16 inputs, b 16 inputs by 8 rows of W (PTX ISA, mma.m16n8k16).
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
@@ -254,7 +253,7 @@ __global__ void __launch_bounds__(kThreads + 32, 1)
             sum += parts[(other * L::kSumRows + row_here) * kPartPitch + part];
           return bias == nullptr ? sum : sum + to_float(bias[row_of_w]);
         };
-        if (row < shape.m && of < out_rows && of < int64_t{end_group} * kGroup) {
+        if (row < shape.m && of < out_rows && of < int64_t{group + here} * kGroup) {
           float result = total(column, of);
           if constexpr (kGated) result = result / (1 + __expf(-result)) * total(kGroup + column, out_rows + of);
           out[row * out_rows + of] = from_float<T>(result);
