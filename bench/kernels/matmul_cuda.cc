@@ -108,9 +108,9 @@ std::vector<Timing> measure(const Shape& shape, int64_t m, char* pool, Stream& s
   const auto matrix = [&](int i) { return DeviceMatrix{pool + i * bytes, DType::kBF16, shape.n, shape.k}; };
   std::vector<Timing> timings;
   if (m <= cuda::kSkinnyRows)
-    for (const auto& [per_sm, ahead] : {std::pair{1, 0}, {1, 8}, {2, 0}}) {
-      const cuda::SkinnyCut cut{.blocks_per_sm = per_sm, .ahead = ahead};
-      timings.push_back({fmt::format("own {}+{}", per_sm, ahead), time_of_product(count, stream, [&](int i) {
+    for (const auto& [per_sm, warps] : {std::pair{1, 8}, {2, 8}, {1, 4}, {2, 4}, {3, 4}, {4, 4}}) {
+      const cuda::SkinnyCut cut{.blocks_per_sm = per_sm, .warps = warps};
+      timings.push_back({fmt::format("own {}x{}", per_sm, warps), time_of_product(count, stream, [&](int i) {
                            cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, cut, stream);
                          })});
     }
@@ -118,6 +118,9 @@ std::vector<Timing> measure(const Shape& shape, int64_t m, char* pool, Stream& s
     timings.push_back({fmt::format("blas {}", candidate), time_of_product(count, stream, [&](int i) {
                          cuda::blas_matmul(inputs, matrix(i), {}, whole, stream, candidate);
                        })});
+  if (shape.gated)
+    timings.push_back({"silu_mul", time_of_product(count, stream,
+                                                   [&](int) { kernels::impl::cuda_silu_mul(whole, result, stream); })});
   return timings;
 }
 

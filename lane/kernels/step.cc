@@ -26,6 +26,7 @@ StepSlot::StepSlot(const StepLimits& limits) {
   kv_length = take(limits.max_seqs);
   logit_rows = take(limits.max_seqs);
   draws = take(limits.max_seqs * kDrawWords);
+  ensure(limits.max_blocks % 4 == 0, "a table's row is a multiple of 16 bytes");
   block_tables = take(limits.max_seqs * limits.max_blocks);
   words = next;
 }
@@ -77,6 +78,7 @@ void StepBoard::open_step(int64_t tokens, int64_t seqs, Stream& stream) {
                         .layout = layout_,
                         .num_slots = kSlots,
                         .max_blocks = limits_.max_blocks,
+                        .block_tokens = limits_.block_tokens,
                         .tokens = tokens,
                         .seqs = seqs},
                        stream);

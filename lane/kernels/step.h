@@ -15,7 +15,8 @@ struct DrawRow {
 
 // How large a step may be; a StepBoard is laid out for it.
 struct StepLimits {
-  int64_t max_tokens = 0, max_seqs = 0, max_blocks = 0;
+  int64_t max_tokens = 0, max_seqs = 0, max_blocks = 0;  // the last a multiple of 4
+  int64_t block_tokens = 1;                              // a block of the table holds so many
 };
 
 // A step's lists as the host writes them, in 32-bit words, one after the other, each with room for its most.

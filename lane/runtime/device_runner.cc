@@ -41,6 +41,11 @@ int64_t bucket_for(int64_t seqs, int64_t most) {
   return std::min((seqs + step - 1) / step * step, most);
 }
 
+// Of a sequence's table, rounded up to 16 bytes.
+int64_t blocks_for(int64_t tokens, int64_t block_tokens) {
+  return ((tokens + block_tokens - 1) / block_tokens + 3) / 4 * 4;
+}
+
 // What a step looks like from outside: of these numbers its kernels are a function.
 struct StepShape {
   int64_t tokens = 0, seqs = 0, rows = 0, max_query = 0, max_kv = 0;
@@ -56,11 +61,11 @@ class DeviceRunner final : public StepRunner {
         stream_(stream),
         options_(options),
         timeout_(timeout_setting()),
-        board_(
-            {.max_tokens = options.max_tokens,
-             .max_seqs = options.max_seqs,
-             .max_blocks = (options.max_model_len + cache->layout().block_tokens - 1) / cache->layout().block_tokens},
-            stream->device()),
+        board_({.max_tokens = options.max_tokens,
+                .max_seqs = options.max_seqs,
+                .max_blocks = blocks_for(options.max_model_len, cache->layout().block_tokens),
+                .block_tokens = cache->layout().block_tokens},
+               stream->device()),
         attention_shape_(model->attention_shape()),
         sampler_(model->slices().vocab, model->config().shape.vocab_size, group),
         offers_(DType::kF32, {1, 1, 1, group->size() * options.max_seqs * kernels::kOfferWords + 1}, stream->device()),

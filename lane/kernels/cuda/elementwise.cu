@@ -41,16 +41,58 @@ __global__ void embedding_kernel(const T* table, int64_t num_rows, int64_t width
   }
 }
 
-// kAdds: residual += x first, rounded to T, and that is what is normed.
+// kAdds: residual += x first, rounded to T, and that is what is normed. A thread keeps its part of a row in registers,
+// where the row is made of packs and not too wide; the gain, a weight, is read while the kernel before still runs.
+constexpr int kKept = 4;  // packs
+
+template <class T, bool kAdds>
+__device__ __forceinline__ void norm_kept(const T* x, T* residual, const T* gain, float eps, T* out, int64_t width) {
+  const int64_t base = blockIdx.x * width, first = threadIdx.x * kPer16<T>, stride = blockDim.x * kPer16<T>;
+  Pack<T> values[kKept], gains[kKept];
+#pragma unroll
+  for (int p = 0; p < kKept; ++p)
+    if (first + p * stride < width) gains[p] = load_pack(gain + first + p * stride);
+  wait_for_previous();
+  let_next_start();
+  float square = 0;
+#pragma unroll
+  for (int p = 0; p < kKept; ++p) {
+    const int64_t i = base + first + p * stride;
+    if (first + p * stride >= width) continue;
+    values[p] = load_pack((kAdds ? residual : x) + i);
+    if constexpr (kAdds) {
+      const Pack<T> more = load_pack(x + i);
+#pragma unroll
+      for (int j = 0; j < kPer16<T>; ++j)
+        values[p].at[j] = from_float<T>(to_float(values[p].at[j]) + to_float(more.at[j]));
+      store_pack(residual + i, values[p]);
+    }
+#pragma unroll
+    for (int j = 0; j < kPer16<T>; ++j) square += to_float(values[p].at[j]) * to_float(values[p].at[j]);
+  }
+  const float scale = rsqrtf(block_sum(square) / static_cast<float>(width) + eps);
+#pragma unroll
+  for (int p = 0; p < kKept; ++p) {
+    if (first + p * stride >= width) continue;
+    Pack<T> result;
+#pragma unroll
+    for (int j = 0; j < kPer16<T>; ++j)
+      result.at[j] = from_float<T>(to_float(values[p].at[j]) * scale * to_float(gains[p].at[j]));
+    store_pack(out + base + first + p * stride, result);
+  }
+}
+
 template <class T, bool kAdds>
 __global__ void rms_norm_kernel(const T* x, T* residual, const T* gain, float eps, T* out, int64_t width) {
+  if (is_packed<T>(width, x, out, gain) && is_packed<T>(width, residual, nullptr, nullptr) &&
+      width <= blockDim.x * int64_t{kPer16<T>} * kKept)
+    return norm_kept<T, kAdds>(x, residual, gain, eps, out, width);
   wait_for_previous();
   let_next_start();
   const int64_t base = blockIdx.x * width;
   const T* from = kAdds ? residual + base : x + base;
-  const bool packed = is_packed<T>(width, from, out + base, gain) && is_packed<T>(width, x + base, nullptr, nullptr);
   float square = 0;
-  const auto add_up = [&](int64_t i) {
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     float value = to_float(from[i]);
     if constexpr (kAdds) {
       const T sum = from_float<T>(value + to_float(x[base + i]));
@@ -58,37 +100,11 @@ __global__ void rms_norm_kernel(const T* x, T* residual, const T* gain, float ep
       value = to_float(sum);
     }
     square += value * value;
-  };
-  if (packed) {
-    for (int64_t i = threadIdx.x * kPer16<T>; i < width; i += blockDim.x * kPer16<T>) {
-      Pack<T> values = load_pack(from + i);
-      if constexpr (kAdds) {
-        const Pack<T> more = load_pack(x + base + i);
-#pragma unroll
-        for (int j = 0; j < kPer16<T>; ++j) values.at[j] = from_float<T>(to_float(values.at[j]) + to_float(more.at[j]));
-        store_pack(residual + base + i, values);
-      }
-#pragma unroll
-      for (int j = 0; j < kPer16<T>; ++j) square += to_float(values.at[j]) * to_float(values.at[j]);
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) add_up(i);
   }
   // A thread reads again only what it wrote itself.
   const float scale = rsqrtf(block_sum(square) / static_cast<float>(width) + eps);
-  if (packed) {
-    for (int64_t i = threadIdx.x * kPer16<T>; i < width; i += blockDim.x * kPer16<T>) {
-      const Pack<T> values = load_pack(from + i), gains = load_pack(gain + i);
-      Pack<T> result;
-#pragma unroll
-      for (int j = 0; j < kPer16<T>; ++j)
-        result.at[j] = from_float<T>(to_float(values.at[j]) * scale * to_float(gains.at[j]));
-      store_pack(out + base + i, result);
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < width; i += blockDim.x)
-      out[base + i] = from_float<T>(to_float(from[i]) * scale * to_float(gain[i]));
-  }
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x)
+    out[base + i] = from_float<T>(to_float(from[i]) * scale * to_float(gain[i]));
 }
 
 // A warp a head.
@@ -184,6 +200,19 @@ __global__ void gather_rows_kernel(const T* x, const int32_t* rows, T* out, int6
   }
 }
 
+// Each thread asks for 4 KiB.
+constexpr int kAsked = 4096;
+__global__ void prefetch_kernel(const char* from, int64_t bytes) {
+  wait_for_previous();
+  let_next_start();
+#if __CUDA_ARCH__ >= 900
+  const int64_t at = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kAsked;
+  const int64_t count = bytes - at < kAsked ? bytes - at : kAsked;
+  if (count > 0)
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + at), "r"(static_cast<int>(count)));
+#endif
+}
+
 unsigned blocks_for(int64_t count, unsigned threads) { return static_cast<unsigned>((count + threads - 1) / threads); }
 
 // Enough threads for a row of packs, a whole number of warps.
@@ -227,6 +256,14 @@ void cuda_embedding(const DeviceMatrix& table, TensorView ids, int64_t first_id,
     launch(embedding_kernel<T>, {static_cast<unsigned>(ids.count()), threads_for_row<T>(table.k)}, stream, "embedding",
            static_cast<const T*>(table.data), table.n, table.k, at<const int32_t>(ids), first_id, at<T>(out));
   });
+}
+
+void cuda_prefetch(const void* from, int64_t bytes, Stream& stream) {
+  constexpr int64_t kMost = int64_t{32} << 20;  // well below an H200's 50 MiB of L2: what is in use stays
+  bytes = (bytes < kMost ? bytes : kMost) / 16 * 16;
+  if (!can_chain() || bytes == 0) return;
+  launch(prefetch_kernel, {blocks_for((bytes + kAsked - 1) / kAsked, 64), 64}, stream, "prefetch",
+         static_cast<const char*>(from), bytes);
 }
 
 void cuda_rms_norm(TensorView x, TensorView gain, float eps, TensorView out, Stream& stream) {

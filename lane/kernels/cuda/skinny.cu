@@ -1,6 +1,6 @@
-// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; eight warps take them
-// from there into the tensor cores, each a stage of its own, so that eight are under way at once. A stage is up to 64
-// rows of W by 64 inputs, or up to 32 by 128, and the same inputs of x.
+// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; four or eight warps
+// take them from there into the tensor cores, each a stage of its own, so that as many are under way at once. A stage
+// is up to 64 rows of W by 64 inputs, or up to 32 by 128, and the same inputs of x.
 //
 // The floor: n k sizeof(T) bytes at the memory's read rate. Three things stand against it.
 // - Latency: a GPU needs about 4.5 MB of loads under way (4.5 TB/s times 1 us), 34 KB an SM. The ring holds more.
@@ -22,11 +22,10 @@
 namespace lane::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps;  // that multiply; one more warp fetches
-constexpr int kGroup = 8;                          // rows of W that stay together: a tile of the tensor cores
-constexpr int kGroups = 8;                         // in a box, at most
-constexpr int kChunk = 64;                         // inputs in a box, 128 bytes a row
-constexpr int kWBytes = 8192;                      // of W in a stage, at most
+constexpr int kGroup = 8;      // rows of W that stay together: a tile of the tensor cores
+constexpr int kGroups = 8;     // in a box, at most
+constexpr int kChunk = 64;     // inputs in a box, 128 bytes a row
+constexpr int kWBytes = 8192;  // of W in a stage, at most
 constexpr int kRowBytes = 2 * kChunk;
 constexpr int kGroupBytes = kGroup * kRowBytes;
 constexpr int kPartGroups = 2;                        // whose sums the warps exchange at a time
@@ -102,8 +101,9 @@ __device__ __forceinline__ uint32_t place(int row, int piece) {
 
 // kRowTiles: of 16 rows of x; 0 means at most 8 rows. kBoxes: side by side in a stage. Stages are a multiple of the
 // warps, so that each stage has a warp that waits for all its rounds: a barrier tells even rounds from odd ones only.
-template <class T, int kRowTiles, int kBoxes, bool kGated>
+template <class T, int kWarps, int kRowTiles, int kBoxes, bool kGated>
 struct Layout {
+  static constexpr int kThreads = 32 * kWarps;  // that multiply; one more warp fetches
   static constexpr int kTiles = kRowTiles == 0 ? 1 : kRowTiles, kXRows = kRowTiles == 0 ? 8 : 16 * kRowTiles;
   static constexpr int kStages = kWarps, kStageBytes = kWBytes + kBoxes * kXRows * kRowBytes;
   static constexpr int kMaxGroups = kGroups / kBoxes;                      // of W in a box
@@ -113,12 +113,12 @@ struct Layout {
   static constexpr int kSharedBytes = kStages * kStageBytes + kPartBytes + 1024;  // the last for alignment
 };
 
-template <class T, int kRowTiles, int kBoxes, bool kGated>
-__global__ void __launch_bounds__(kThreads + 32, 1)
+template <class T, int kWarps, int kRowTiles, int kBoxes, bool kGated>
+__global__ void __launch_bounds__(32 * kWarps + 32)
     skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
                   const T* __restrict__ bias, T* __restrict__ out, Shape shape, int ahead) {
 #if __CUDA_ARCH__ >= 900
-  using L = Layout<T, kRowTiles, kBoxes, kGated>;
+  using L = Layout<T, kWarps, kRowTiles, kBoxes, kGated>;
   extern __shared__ char dynamic[];
   __shared__ uint64_t full[L::kStages], empty[L::kStages];
   const auto address = [](const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); };
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kThreads + 32, 1)
 
   wait_for_previous();
   let_next_start();
-  const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); };
+  const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(L::kThreads) : "memory"); };
   const uint32_t from = ring + warp * L::kStageBytes;
   int round = 0;
   for (int tile = 0; tile < tiles; ++tile) {
@@ -243,9 +243,10 @@ __global__ void __launch_bounds__(kThreads + 32, 1)
       }
       sync_warps();
       const int64_t out_rows = kGated ? shape.n / 2 : shape.n;
-      if (thread < L::kSumRows * kColumns) {
-        const int row_here = thread / kColumns, column = thread % kColumns;
+      for (int at = thread; at < L::kSumRows * kColumns; at += L::kThreads) {
+        const int row_here = at / kColumns, column = at % kColumns;
         const int64_t row = tile_of_x * 16 + row_here, of = int64_t{group + at_group} * kGroup + column;
+        if (row >= shape.m || of >= out_rows || of >= int64_t{group + here} * kGroup) continue;
         const auto total = [&](int part, int64_t row_of_w) {
           float sum = 0;
 #pragma unroll
@@ -253,11 +254,9 @@ __global__ void __launch_bounds__(kThreads + 32, 1)
             sum += parts[(other * L::kSumRows + row_here) * kPartPitch + part];
           return bias == nullptr ? sum : sum + to_float(bias[row_of_w]);
         };
-        if (row < shape.m && of < out_rows && of < int64_t{group + here} * kGroup) {
-          float result = total(column, of);
-          if constexpr (kGated) result = result / (1 + __expf(-result)) * total(kGroup + column, out_rows + of);
-          out[row * out_rows + of] = from_float<T>(result);
-        }
+        float result = total(column, of);
+        if constexpr (kGated) result = result / (1 + __expf(-result)) * total(kGroup + column, out_rows + of);
+        out[row * out_rows + of] = from_float<T>(result);
       }
       sync_warps();  // the parts may be overwritten
     };
@@ -318,39 +317,47 @@ struct Operands {
   Shape shape;
 };
 
-template <class T, int kRowTiles, int kBoxes, bool kGated>
+template <class T, int kWarps, int kRowTiles, int kBoxes, bool kGated>
 void start(Operands of, int blocks, int ahead, Stream& stream) {
-  using L = Layout<T, kRowTiles, kBoxes, kGated>;
-  const auto kernel = skinny_kernel<T, kRowTiles, kBoxes, kGated>;
+  using L = Layout<T, kWarps, kRowTiles, kBoxes, kGated>;
+  const auto kernel = skinny_kernel<T, kWarps, kRowTiles, kBoxes, kGated>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes),
         "taking more shared memory for a product");
   // As many chunks for each warp: those beyond the end of k are zeros.
   constexpr int64_t kRound = int64_t{kWarps} * kBoxes * kChunk;
   of.shape.chunks = static_cast<int>((of.shape.k + kRound - 1) / kRound) * kWarps;
-  launch(kernel,
-         {.blocks = static_cast<unsigned>(blocks), .threads = kThreads + 32, .shared_bytes = size_t{L::kSharedBytes}},
-         stream, "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, L::kXRows),
-         map_of(of.w, of.dtype, of.shape.n, of.shape.k, of.shape.stage_groups * kGroup), static_cast<const T*>(of.bias),
-         static_cast<T*>(of.out), of.shape, ahead);
+  launch(
+      kernel,
+      {.blocks = static_cast<unsigned>(blocks), .threads = L::kThreads + 32, .shared_bytes = size_t{L::kSharedBytes}},
+      stream, "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, L::kXRows),
+      map_of(of.w, of.dtype, of.shape.n, of.shape.k, of.shape.stage_groups * kGroup), static_cast<const T*>(of.bias),
+      static_cast<T*>(of.out), of.shape, ahead);
 }
 
 constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 template <class T, bool kGated>
 void start_for(Operands of, const SkinnyCut& cut, Stream& stream) {
-  // As few groups of rows as some block must have, then as few blocks as have no more, then stages of even size.
+  // As few groups of rows as some block must have, a whole number of stages if they are more than one; then as few
+  // blocks as have no more.
   const int groups = of.shape.groups, most = num_multiprocessors(stream.device()) * cut.blocks_per_sm;
-  const int of_block = divide_up(groups, most), blocks = divide_up(groups, of_block);
-  const int in_stage = kGated ? kGroups / 2 : kGroups;
-  of.shape.stage_groups = divide_up(of_block, divide_up(of_block, in_stage));
-  const auto with_boxes = [&](auto row_tiles) {
-    constexpr int kRowTiles = decltype(row_tiles)::value;
-    if (of.shape.stage_groups * 2 <= in_stage) return start<T, kRowTiles, 2, kGated>(of, blocks, cut.ahead, stream);
-    return start<T, kRowTiles, 1, kGated>(of, blocks, cut.ahead, stream);
+  const int in_stage = kGated ? kGroups / 2 : kGroups, least = divide_up(groups, most);
+  of.shape.stage_groups = std::min(least, in_stage);
+  const int blocks = divide_up(groups, divide_up(least, of.shape.stage_groups) * of.shape.stage_groups);
+  const auto with_boxes = [&](auto warps, auto row_tiles) {
+    constexpr int kWarps = decltype(warps)::value, kRowTiles = decltype(row_tiles)::value;
+    if (of.shape.stage_groups * 2 <= in_stage)
+      start<T, kWarps, kRowTiles, 2, kGated>(of, blocks, cut.ahead, stream);
+    else
+      start<T, kWarps, kRowTiles, 1, kGated>(of, blocks, cut.ahead, stream);
   };
-  if (of.shape.m <= 8) return with_boxes(std::integral_constant<int, 0>());
-  if (of.shape.m <= 16) return with_boxes(std::integral_constant<int, 1>());
-  return with_boxes(std::integral_constant<int, 2>());
+  const auto with_rows = [&](auto warps) {
+    if (of.shape.m <= 8) return with_boxes(warps, std::integral_constant<int, 0>());
+    if (of.shape.m <= 16) return with_boxes(warps, std::integral_constant<int, 1>());
+    with_boxes(warps, std::integral_constant<int, 2>());
+  };
+  ensure(cut.warps == 4 || cut.warps == 8, "a block has 4 or 8 warps that multiply");
+  cut.warps == 4 ? with_rows(std::integral_constant<int, 4>()) : with_rows(std::integral_constant<int, 8>());
 }
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }

@@ -7,7 +7,8 @@ namespace lane::cuda {
 // How the work is cut. A row of the result is added up in an order that depends on W's shape, the GPU and the cut
 // alone: it has the same bits whatever the other rows of x are, and however many.
 struct SkinnyCut {
-  int blocks_per_sm = 1;
+  int blocks_per_sm = 2;
+  int warps = 8;  // of a block, 4 or 8: as many stages of 9 to 16 KiB are under way
   int ahead = 0;  // stages of up to 8 KiB a block brings to the L2 cache beyond its ring, while the kernel before runs
   bool operator==(const SkinnyCut&) const = default;
 };

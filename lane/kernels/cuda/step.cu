@@ -17,55 +17,72 @@ struct OpenStep {
   const int32_t* number;  // of steps that are closed
   StepSlot layout;
   int num_slots;
-  int64_t max_blocks, tokens, seqs;
+  int64_t max_blocks, block_tokens, tokens, seqs;
 };
 
-// Host memory is written by the host between steps: it must not come from a cache.
-__device__ __forceinline__ int32_t load_fresh(const int32_t* from) {
-  int32_t word;
-  asm volatile("ld.relaxed.sys.global.s32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
-  return word;
+// Host memory is written by the host between steps: it must not come from a cache. 16 bytes a thread, so that a warp
+// asks for 512 at once: each request takes its time over PCIe.
+__device__ __forceinline__ int4 load_fresh(const int32_t* from) {
+  int4 words;
+  asm volatile("ld.global.cv.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "l"(from)
+               : "memory");
+  return words;
 }
 
-// Block 0 brings the short lists, the others the tables, a sequence each.
+// A list of `count` words of which the host wrote `given`: to[i] = word(i, what the host wrote at i), or rest(i).
+template <class Word, class Rest>
+__device__ __forceinline__ void bring(const int32_t* from, int32_t* to, int64_t given, int64_t count, int64_t first,
+                                      int64_t stride, Word&& word, Rest&& rest) {
+  for (int64_t i = first * 4; i < count; i += stride * 4) {
+    const int4 words = i < given ? load_fresh(from + i) : int4{};
+    const int32_t each[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (i + j < count) to[i + j] = i + j < given ? word(each[j]) : rest(i + j);
+  }
+}
+
+// All blocks share the tokens; block 0 brings the short lists, the others the tables, a sequence each.
 __global__ void open_step_kernel(OpenStep step) {
   wait_for_previous();
   let_next_start();
   const int32_t number = *step.number + 1;
   const int32_t* from = step.slots + number % step.num_slots * step.layout.words;
   const StepSlot& at = step.layout;
-  const int64_t num_tokens = load_fresh(from + kernels::kNumTokens), num_seqs = load_fresh(from + kernels::kNumSeqs);
-  const int64_t num_rows = load_fresh(from + kernels::kNumRows);
+  const int4 head = load_fresh(from);  // in the order of StepHead
+  const int64_t num_tokens = head.x, num_seqs = head.y, num_rows = head.z;
+  const auto same = [](int32_t word) { return word; };
+  const auto zero = [](int64_t) { return 0; };
+  const int64_t all = static_cast<int64_t>(gridDim.x) * blockDim.x,
+                here = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  bring(
+      from + at.token_ids, step.lists + at.token_ids, num_tokens, step.tokens, here, all,
+      [&](int32_t token) { return token < 0 ? step.chosen[-1 - token] : token; }, zero);
+  bring(from + at.positions, step.lists + at.positions, num_tokens, step.tokens, here, all, same, zero);
   if (blockIdx.x > 0) {
     const int64_t seq = blockIdx.x - 1;
     if (seq >= num_seqs) return;
-    // No more of the table than the sequence has filled; the block size is not known here, a token a block is the most.
-    const int64_t length = load_fresh(from + at.kv_length + seq);
-    const int64_t count = length < step.max_blocks ? length : step.max_blocks;
-    for (int64_t i = threadIdx.x; i < count; i += blockDim.x)
-      step.lists[at.block_tables + seq * step.max_blocks + i] =
-          load_fresh(from + at.block_tables + seq * step.max_blocks + i);
+    const int4 lengths = load_fresh(from + at.kv_length + seq / 4 * 4);
+    const int32_t length = seq % 4 == 0 ? lengths.x : seq % 4 == 1 ? lengths.y : seq % 4 == 2 ? lengths.z : lengths.w;
+    const int64_t filled = (length + step.block_tokens - 1) / step.block_tokens, table = seq * step.max_blocks;
+    bring(from + at.block_tables + table, step.lists + at.block_tables + table, filled, filled, threadIdx.x, blockDim.x,
+          same, zero);
     return;
   }
-  if (threadIdx.x < kernels::kStepHeadWords) step.lists[threadIdx.x] = load_fresh(from + threadIdx.x);
-  for (int64_t i = threadIdx.x; i < step.tokens; i += blockDim.x) {
-    const int32_t token = i < num_tokens ? load_fresh(from + at.token_ids + i) : 0;
-    step.lists[at.token_ids + i] = token < 0 ? step.chosen[-1 - token] : token;
-    step.lists[at.positions + i] = i < num_tokens ? load_fresh(from + at.positions + i) : 0;
-  }
+  bring(from, step.lists, kernels::kStepHeadWords, kernels::kStepHeadWords, threadIdx.x, blockDim.x, same, zero);
   // Empty sequences have a token each, as far as there are tokens.
-  for (int64_t i = threadIdx.x; i <= step.seqs; i += blockDim.x) {
-    const int64_t behind = num_tokens + i - num_seqs;
-    step.lists[at.query_start + i] = i <= num_seqs ? load_fresh(from + at.query_start + i)
-                                                   : static_cast<int32_t>(behind < step.tokens ? behind : step.tokens);
-  }
-  for (int64_t i = threadIdx.x; i < step.seqs; i += blockDim.x) {
-    step.lists[at.kv_length + i] = i < num_seqs ? load_fresh(from + at.kv_length + i) : 0;
-    step.lists[at.logit_rows + i] = i < num_rows ? load_fresh(from + at.logit_rows + i) : 0;
-  }
+  bring(from + at.query_start, step.lists + at.query_start, num_seqs + 1, step.seqs + 1, threadIdx.x, blockDim.x, same,
+        [&](int64_t i) {
+          const int64_t behind = num_tokens + i - num_seqs;
+          return static_cast<int32_t>(behind < step.tokens ? behind : step.tokens);
+        });
+  bring(from + at.kv_length, step.lists + at.kv_length, num_seqs, step.seqs, threadIdx.x, blockDim.x, same, zero);
+  bring(from + at.logit_rows, step.lists + at.logit_rows, num_rows, step.seqs, threadIdx.x, blockDim.x, same, zero);
   constexpr int kWords = sizeof(DrawRow) / 4;
-  for (int64_t i = threadIdx.x; i < step.seqs * kWords; i += blockDim.x)
-    step.lists[at.draws + i] = i < num_rows * kWords ? load_fresh(from + at.draws + i) : 0;
+  bring(from + at.draws, step.lists + at.draws, num_rows * kWords, step.seqs * kWords, threadIdx.x, blockDim.x, same,
+        zero);
 }
 
 __global__ void close_step_kernel(const int32_t* chosen, const float* signal, int32_t* number, int32_t* results,
@@ -207,6 +224,7 @@ void cuda_open_step(const OpenStepArgs& args, Stream& stream) {
                       args.layout,
                       args.num_slots,
                       args.max_blocks,
+                      args.block_tokens,
                       args.tokens,
                       args.seqs};
   launch(open_step_kernel, {static_cast<unsigned>(args.seqs + 1), 256}, stream, "opening a step", step);
