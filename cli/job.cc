@@ -40,11 +40,8 @@ Device gpu_of(int local_rank) {
   const int count = num_gpus(&why_none);
   if (count == 0) throw Error(ErrorCode::kUnsupported, "--device cuda: " + why_none);
   const Device gpu{DeviceKind::kCuda, local_rank % count};
-  const DeviceInfo info = device_info(gpu);
-  if (info.sm < 80)
-    throw Error(ErrorCode::kUnsupported, fmt::format("--device cuda: {} is of compute capability {}.{}; 8.0 (A100) or "
-                                                     "newer is needed",
-                                                     info.name, info.sm / 10, info.sm % 10));
+  if (const std::string why = why_not_usable(device_info(gpu)); !why.empty())
+    throw Error(ErrorCode::kUnsupported, "--device cuda: " + why);
   return gpu;
 }
 

@@ -437,6 +437,9 @@ void Communicator::all_reduce_add_rms_norm(TensorView in, TensorView residual, T
 
 void Communicator::wait(Stream& stream) {
   stream.synchronize();
+  check_failure();
+}
+void Communicator::check_failure() {
   if (impl_->on_device) impl_->on_device->check_failure();
 }
 
