@@ -106,7 +106,7 @@ TEST(WeightsGpu, FilesOfEveryTypeArriveAsOnTheCpu) {
 // Several pieces a thread, so that page-locked memory is used again.
 TEST(WeightsGpu, LargeMatricesArriveInPieces) {
   const ModelConfig config = parse_model_config(
-      R"({"model_type": "llama", "vocab_size": 18000, "hidden_size": 1200, "intermediate_size": 5000,
+      R"({"model_type": "llama", "vocab_size": 9000, "hidden_size": 1200, "intermediate_size": 2500,
           "num_hidden_layers": 1, "head_dim": 50, "num_attention_heads": 60, "num_key_value_heads": 20})",
       "config.json");
   const TempFolder folder;

@@ -16,9 +16,9 @@ std::string text_of_version(int version) { return fmt::format("{}.{}", version /
 // The oldest driver that runs programs of a toolkit, up to its last minor version (CUDA compatibility guide, "minor
 // version compatibility").
 std::string oldest_driver(int runtime_version) {
-  if (runtime_version / 1000 == 12) return "525";
-  if (runtime_version / 1000 == 13) return "580";
-  return "one made for CUDA " + text_of_version(runtime_version);
+  if (runtime_version / 1000 == 12) return "driver 525 or newer";
+  if (runtime_version / 1000 == 13) return "driver 580 or newer";
+  return "a driver made for CUDA " + text_of_version(runtime_version) + " or newer";
 }
 
 // The GPU that this thread uses. Asks as little as can be: it is called when things are broken.
@@ -48,27 +48,29 @@ bool ends_the_context(cudaError_t status) {
   }
 }
 bool is_hardware(cudaError_t status) {
-  return status == cudaErrorECCUncorrectable || status == cudaErrorNvlinkUncorrectable || status == cudaErrorUnknown;
+  return status == cudaErrorECCUncorrectable || status == cudaErrorNvlinkUncorrectable;
 }
 
 }  // namespace
 
 std::string why_no_gpu(int status, int driver_version, int runtime_version) {
   const auto error = static_cast<cudaError_t>(status);
-  const std::string wanted = text_of_version(runtime_version);
+  const std::string made_with = text_of_version(runtime_version), driver = text_of_version(driver_version);
   switch (error) {
     case cudaErrorInsufficientDriver:
       if (driver_version == 0)
         return fmt::format(
-            "there is no NVIDIA driver on this machine (or, in a container, it was not passed in: docker "
-            "run --gpus all); this build needs driver {} or newer, for CUDA {}",
-            oldest_driver(runtime_version), wanted);
+            "there is no NVIDIA driver on this machine (or it was not passed into this container: docker "
+            "run --gpus all); this build, made with CUDA {}, needs {}",
+            made_with, oldest_driver(runtime_version));
       return fmt::format(
           "the NVIDIA driver is too old: it is for CUDA {}, and this build was made with CUDA {}; install "
-          "driver {} or newer, or build with a toolkit of at most {}",
-          text_of_version(driver_version), wanted, oldest_driver(runtime_version), text_of_version(driver_version));
+          "{}, or build with a toolkit of at most {}",
+          driver, made_with, oldest_driver(runtime_version), driver);
     case cudaErrorNoDevice:
       return "the NVIDIA driver shows no GPU to this process; look at nvidia-smi and CUDA_VISIBLE_DEVICES";
+    case cudaErrorInvalidDevice:
+      return "there is no such GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES";
     case cudaErrorSystemDriverMismatch:
       return "the NVIDIA driver's library and its kernel module are of different versions, as after an update; reboot "
              "this machine";
@@ -76,18 +78,15 @@ std::string why_no_gpu(int status, int driver_version, int runtime_version) {
       return "the NVIDIA driver is not ready; on a machine with NVSwitches, start nvidia-fabricmanager";
     case cudaErrorCompatNotSupportedOnDevice:
       return fmt::format(
-          "the driver's compatibility library does not support this GPU; take it out of "
-          "LD_LIBRARY_PATH and install driver {} or newer, for CUDA {}",
-          oldest_driver(runtime_version), wanted);
-    case cudaErrorInvalidDevice:
-      return "there is no such GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES";
+          "CUDA's compatibility library does not support this GPU; take it out of LD_LIBRARY_PATH and "
+          "install {}",
+          oldest_driver(runtime_version));
     case cudaErrorDevicesUnavailable:
       return "another process has the GPU for itself, or nobody may compute on it; look at its compute mode in "
              "nvidia-smi -q";
     default:
       return fmt::format("no GPU can be used: {} (driver for CUDA {}, this build made with {})",
-                         cudaGetErrorString(error), driver_version == 0 ? "?" : text_of_version(driver_version),
-                         wanted);
+                         cudaGetErrorString(error), driver, made_with);
   }
 }
 
