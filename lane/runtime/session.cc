@@ -50,7 +50,10 @@ Session::Session(const SessionOptions& options, Communicator* group)
                 .head_dim = config.shape.head_dim,
                 .block_tokens = options_.block_tokens,
                 .dtype = dtype_};
-  if (options_.device.kind == DeviceKind::kCuda) check_gpu_memory(config, plan);
+  if (options_.device.kind == DeviceKind::kCuda) {
+    group_->open_device(options_.device);  // takes memory, too, and says early where GPUs cannot reach each other
+    check_gpu_memory(config, plan);
+  }
   Weights weights = load_weights(options_.model, config, plan, group_->rank(),
                                  {.dtype = dtype_,
                                   .dummy = options_.dummy_weights,
