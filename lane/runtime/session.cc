@@ -31,6 +31,9 @@ int64_t least_over_ranks(int64_t mine, Communicator& group) {
   return std::atoll(group.broadcast_text(std::to_string(least), 0).c_str());
 }
 
+// Waits for all ranks, however long they take.
+void meet(Communicator& group) { least_over_ranks(0, group); }
+
 }  // namespace
 
 Session::Session(const SessionOptions& options, Communicator* group)
@@ -50,17 +53,6 @@ Session::Session(const SessionOptions& options, Communicator* group)
                 .head_dim = config.shape.head_dim,
                 .block_tokens = options_.block_tokens,
                 .dtype = dtype_};
-  if (options_.device.kind == DeviceKind::kCuda) {
-    group_->open_device(options_.device);  // takes memory, too, and says early where GPUs cannot reach each other
-    check_gpu_memory(config, plan);
-  }
-  Weights weights = load_weights(options_.model, config, plan, group_->rank(),
-                                 {.dtype = dtype_,
-                                  .dummy = options_.dummy_weights,
-                                  .dummy_seed = options_.seed,
-                                  .progress = options_.load_progress},
-                                 *stream_, &load_report_);
-
   const AttentionShape attention_shape{.num_heads = static_cast<int>(slices.heads.size()),
                                        .num_kv_heads = kv_layout_.num_kv_heads,
                                        .head_dim = kv_layout_.head_dim,
@@ -71,11 +63,23 @@ Session::Session(const SessionOptions& options, Communicator* group)
                        options_.attention_backend == "auto" ? setting("LANE_ATTENTION") : options_.attention_backend);
   attention_name_ = attention.backend->name();
   if (!attention.passed_over.empty()) log(LogLevel::kInfo, "attention: " + attention.passed_over);
+  if (options_.device.kind == DeviceKind::kCuda) {
+    meet(*group_);                         // GPUs take their time to start, and a collective waits for LANE_TIMEOUT_MS
+    group_->open_device(options_.device);  // takes memory, too, and says early where GPUs cannot reach each other
+    check_gpu_memory(config, plan);
+    meet(*group_);  // nobody loads unless all can
+  }
+  Weights weights = load_weights(options_.model, config, plan, group_->rank(),
+                                 {.dtype = dtype_,
+                                  .dummy = options_.dummy_weights,
+                                  .dummy_seed = options_.seed,
+                                  .progress = options_.load_progress},
+                                 *stream_, &load_report_);
 
   model_ = std::make_unique<Model>(config, std::move(weights), plan, *attention.backend, *group_);
   if (options_.device.kind == DeviceKind::kCuda)
     model_->reserve(options_.max_num_batched_tokens, std::min(options_.max_num_seqs, options_.max_num_batched_tokens));
-  least_over_ranks(0, *group_);  // all weights are in memory: what is free now is free for the cache
+  meet(*group_);  // all weights are in memory: what is free now is free for the cache
   const int64_t num_blocks = choose_num_blocks(config);
   kv_cache_tokens_ = num_blocks * options_.block_tokens;
 
@@ -119,7 +123,6 @@ void Session::check_gpu_memory(const ModelConfig& config, const plan::ParallelPl
               .group_size = group_->size(),
               .is_cache_fixed = fixed > 0},
              gpu_memory());
-  least_over_ranks(0, *group_);
 }
 
 // Bytes of this rank that the cache may take.
