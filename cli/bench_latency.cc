@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <numeric>
 
+#include "cli/ceilings.h"
 #include "cli/job.h"
 #include "cli/progress.h"
 #include "cli/results.h"
@@ -12,7 +14,7 @@
 #include "lane/base/random.h"
 #include "lane/base/trace.h"
 #include "lane/base/units.h"
-#include "lane/profile/roofline.h"
+#include "lane/plan/step.h"
 
 namespace lane::cli {
 namespace {
@@ -32,97 +34,158 @@ class LatencyBench {
 
   void run(Session& session) {
     ProgressBar bar("measuring", ProgressBar::Unit::kItems, !flags_.engine.no_progress);
+    const bool on_gpu = flags_.engine.session.device.kind == DeviceKind::kCuda;
     const int total = flags_.num_warmup + flags_.num_iters;
-    for (int iteration = 0; iteration < total; ++iteration) {
-      if (interrupted()) throw Error(ErrorCode::kCancelled, "interrupted");
-      if (iteration == flags_.num_warmup) session.engine().restart_trace();
-      run_once(session, iteration, iteration >= flags_.num_warmup);
+    int iteration = 0;
+    for (; iteration < total; ++iteration) {
+      if (iteration == flags_.num_warmup && !on_gpu) session.engine().restart_trace();
+      run_once(session, iteration, flags_.output_len, iteration >= flags_.num_warmup);
       bar.update(iteration + 1, total);
+    }
+    if (!flags_.engine.watches_gpu()) return;
+    // Watched steps are slower, so they are none of those that were timed. The first ones, while the profiler sets
+    // itself up, are forgotten.
+    for (const int64_t tokens : {std::min<int64_t>(flags_.output_len, 8), flags_.output_len}) {
+      session.engine().restart_trace();
+      run_once(session, iteration++, tokens, false);
     }
   }
 
   int report(Session& session, const JobProfile& profile) {
-    // After the run, when the other ranks are at rest, on as many threads as all ranks had together.
-    const int threads_of_rank = flags_.engine.session.num_threads;
-    ThreadPool all_threads(threads_of_rank > 0 ? threads_of_rank * profile.num_ranks
-                                               : topology::discover().num_threads());
-    const double read_rate = profile::measure_read_bandwidth(all_threads);
-    const auto batch = static_cast<double>(flags_.batch_size);
-    const double step_s = percentile(metrics_.token_gaps_s, 0.5), prefill_s = percentile(metrics_.first_token_s, 0.5);
-    // The mean context of a step is the prompt and half of the output. All ranks together read each weight once.
-    const int64_t step_bytes =
-        profile.num_ranks * session.bytes_per_decode_step(flags_.batch_size, flags_.input_len + flags_.output_len / 2);
-    const double mbu = step_s > 0 ? static_cast<double>(step_bytes) / step_s / read_rate : 0;
-    const double mean =
-        std::accumulate(latencies_.begin(), latencies_.end(), 0.0) / static_cast<double>(latencies_.size());
-    double variance = 0;
-    for (const double latency : latencies_) variance += (latency - mean) * (latency - mean);
-
-    Json percentiles = Json::object();
-    for (const int p : {10, 25, 50, 75, 90, 99}) percentiles[std::to_string(p)] = percentile(latencies_, p / 100.0);
-    const Json all{{"avg_latency", mean},
-                   {"std_latency", std::sqrt(variance / static_cast<double>(latencies_.size()))},
-                   {"latencies", latencies_},
-                   {"percentiles", percentiles},
-                   {"batch_size", flags_.batch_size},
-                   {"input_len", flags_.input_len},
-                   {"output_len", flags_.output_len},
-                   {"num_ranks", profile.num_ranks},
-                   {"prefill_s", prefill_s},
-                   {"prefill_tokens_per_s", batch * static_cast<double>(flags_.input_len) / prefill_s},
-                   {"decode_step_p50_s", step_s},
-                   {"decode_step_p99_s", percentile(metrics_.token_gaps_s, 0.99)},
-                   {"decode_tokens_per_s", step_s > 0 ? batch / step_s : 0},
-                   {"bytes_per_step", step_bytes},
-                   {"read_bandwidth_bytes_per_s", read_rate},
-                   {"mbu", mbu},
-                   {"breakdown", profile::breakdown_to_json(*profile.breakdown)}};
+    const Numbers numbers = work_out(session, profile.num_ranks);
+    Json all = to_json(numbers, profile.num_ranks);
+    all.update(profile.to_json());
     if (!flags_.output_json.empty()) write_file(flags_.output_json, all.dump(2) + "\n");
-    if (flags_.json) {
+    if (flags_.json)
       fmt::print("{}\n", all.dump(2));
-      return kExitOk;
-    }
-    fmt::print("batch {}, {} tokens in, {} out, {} rank{}, {} iterations\n", flags_.batch_size, flags_.input_len,
-               flags_.output_len, profile.num_ranks, profile.num_ranks == 1 ? "" : "s", latencies_.size());
-    fmt::print("  latency        mean {}, p50 {}, p99 {}\n", format_duration(mean),
-               format_duration(percentile(latencies_, 0.5)), format_duration(percentile(latencies_, 0.99)));
-    fmt::print("  prefill        {} ({:.1f} tokens/s)\n", format_duration(prefill_s),
-               batch * static_cast<double>(flags_.input_len) / prefill_s);
-    if (step_s > 0) {
-      fmt::print("  decode step    p50 {}, p99 {} ({:.1f} tokens/s)\n", format_duration(step_s),
-                 format_duration(percentile(metrics_.token_gaps_s, 0.99)), batch / step_s);
-      fmt::print("  floor          {} to read at {}: {} a step; MBU {:.1f} %\n",
-                 format_bytes(static_cast<double>(step_bytes)), format_rate(read_rate),
-                 format_duration(static_cast<double>(step_bytes) / read_rate), 100 * mbu);
-    }
-    if (flags_.engine.breakdown) fmt::print("\n{}", profile::format_breakdown(*profile.breakdown, profile.num_ranks));
+    else
+      print(numbers, profile);
     return kExitOk;
   }
 
  private:
-  void run_once(Session& session, int iteration, bool counts) {
+  struct Numbers {
+    double batch = 0, prefill_s = 0, prefill_tokens = 0, prefill_flops = 0;
+    double step_s = 0, step_bytes = 0;  // of decoding
+    double mean_s = 0, deviation_s = 0;
+    Ceilings ceilings;
+    double prefill_flops_per_s() const { return prefill_flops / prefill_s; }
+  };
+
+  Numbers work_out(Session& session, int num_ranks) {
+    const int64_t batch = flags_.batch_size, input = flags_.input_len;
+    Numbers n;
+    n.batch = static_cast<double>(batch);
+    n.prefill_s = percentile(prefills_s_, 0.5);
+    n.prefill_tokens = n.batch * static_cast<double>(input);
+    n.prefill_flops = n.batch * plan::forward_flops(session.config().shape, 0, input, 1);
+    n.step_s = percentile(metrics_.token_gaps_s, 0.5);
+    // The mean context of a step is the prompt and half of the output. All ranks together read each weight once.
+    n.step_bytes = static_cast<double>(num_ranks * session.bytes_per_decode_step(batch, input + flags_.output_len / 2));
+    const auto count = static_cast<double>(latencies_.size());
+    n.mean_s = std::accumulate(latencies_.begin(), latencies_.end(), 0.0) / count;
+    double variance = 0;
+    for (const double latency : latencies_) variance += (latency - n.mean_s) * (latency - n.mean_s);
+    n.deviation_s = std::sqrt(variance / count);
+    n.ceilings = find_ceilings(flags_.engine, session, num_ranks);
+    return n;
+  }
+
+  Json to_json(const Numbers& n, int num_ranks) const {
+    Json percentiles = Json::object();
+    for (const int p : {10, 25, 50, 75, 90, 99}) percentiles[std::to_string(p)] = percentile(latencies_, p / 100.0);
+    const double output = static_cast<double>(flags_.output_len);
+    return {{"avg_latency", n.mean_s},
+            {"std_latency", n.deviation_s},
+            {"latencies", latencies_},
+            {"percentiles", percentiles},
+            {"batch_size", flags_.batch_size},
+            {"input_len", flags_.input_len},
+            {"output_len", flags_.output_len},
+            {"num_ranks", num_ranks},
+            {"output_tokens_per_s", n.batch * output / n.mean_s},
+            {"ttft_p50_s", percentile(metrics_.first_token_s, 0.5)},
+            {"ttft_p99_s", percentile(metrics_.first_token_s, 0.99)},
+            {"tbt_p50_s", n.step_s},
+            {"tbt_p99_s", percentile(metrics_.token_gaps_s, 0.99)},
+            {"prefill_s", n.prefill_s},
+            {"prefill_tokens_per_s", n.prefill_tokens / n.prefill_s},
+            {"prefill_flops", n.prefill_flops},
+            {"prefill_flops_per_s_per_rank", n.prefill_flops_per_s() / num_ranks},
+            {"peak_flops_per_s", n.ceilings.flops_per_s > 0 ? Json(n.ceilings.flops_per_s) : Json()},
+            {"mfu", share_of(n.prefill_flops_per_s(), n.ceilings.flops_per_s)},
+            {"decode_step_p50_s", n.step_s},
+            {"decode_step_p99_s", percentile(metrics_.token_gaps_s, 0.99)},
+            {"decode_tokens_per_s", n.step_s > 0 ? n.batch / n.step_s : 0},
+            {"bytes_per_step", n.step_bytes},
+            {"read_bandwidth_bytes_per_s", n.ceilings.read_bytes_per_s},
+            {"mbu", n.step_s > 0 ? share_of(n.step_bytes / n.step_s, n.ceilings.read_bytes_per_s) : Json()}};
+  }
+
+  void print(const Numbers& n, const JobProfile& profile) const {
+    const int ranks = profile.num_ranks;
+    fmt::print("batch {}, {} tokens in, {} out, {} rank{}, {} iterations: {:.1f} tokens/s\n", flags_.batch_size,
+               flags_.input_len, flags_.output_len, ranks, ranks == 1 ? "" : "s", latencies_.size(),
+               n.batch * static_cast<double>(flags_.output_len) / n.mean_s);
+    fmt::print("  {:<20} {:>10} {:>10} {:>10}\n", "", "mean", "p50", "p99");
+    const auto line = [](const char* name, const std::vector<double>& samples) {
+      const double sum = std::accumulate(samples.begin(), samples.end(), 0.0);
+      fmt::print("  {:<20} {:>10} {:>10} {:>10}\n", name, format_duration(sum / static_cast<double>(samples.size())),
+                 format_duration(percentile(samples, 0.5)), format_duration(percentile(samples, 0.99)));
+    };
+    line("latency", latencies_);
+    line("time to first token", metrics_.first_token_s);
+    if (n.step_s > 0) line("time between tokens", metrics_.token_gaps_s);
+    fmt::print("  prefill: {:.0f} tokens in {}, {:.1f} tokens/s, {:.4g} TFLOP/s a rank", n.prefill_tokens,
+               format_duration(n.prefill_s), n.prefill_tokens / n.prefill_s, n.prefill_flops_per_s() * 1e-12 / ranks);
+    if (n.ceilings.flops_per_s > 0)
+      fmt::print(" of {:.4g}: MFU {}", n.ceilings.flops_per_s * 1e-12 / ranks,
+                 percent_of(n.prefill_flops_per_s(), n.ceilings.flops_per_s));
+    fmt::print("\n");
+    if (n.step_s > 0 && n.ceilings.read_bytes_per_s > 0)
+      fmt::print("  decode: {:.1f} tokens/s; {} to read at {}, {} a step: MBU {}\n", n.batch / n.step_s,
+                 format_bytes(n.step_bytes), format_rate(n.ceilings.read_bytes_per_s),
+                 format_duration(n.step_bytes / n.ceilings.read_bytes_per_s),
+                 percent_of(n.step_bytes / n.step_s, n.ceilings.read_bytes_per_s));
+    else if (n.step_s > 0)
+      fmt::print(
+          "  decode: {:.1f} tokens/s; too little memory was free to measure how fast it can be read: MBU unknown\n",
+          n.batch / n.step_s);
+    fmt::print("{}", profile.graphs_to_text());
+    if (flags_.engine.breakdown) fmt::print("\n{}", profile.to_text());
+  }
+
+  void run_once(Session& session, int iteration, int64_t output_len, bool counts) {
+    if (interrupted()) throw Error(ErrorCode::kCancelled, "interrupted");
     Engine& engine = session.engine();
     const auto vocab = static_cast<uint64_t>(session.config().shape.vocab_size);
-    const int64_t start_ns = now_ns();
+    std::vector<Request> requests;
     for (int64_t i = 0; i < flags_.batch_size; ++i) {
-      Request request{.id = iteration * flags_.batch_size + i, .prompt = {}, .sampling = {}};
+      Request& request = requests.emplace_back();
+      request.id = iteration * flags_.batch_size + i;
       for (int64_t token = 0; token < flags_.input_len; ++token)  // never the same twice: no prefix is shared
         request.prompt.push_back(
             static_cast<int32_t>(random_bits(static_cast<uint64_t>(request.id), static_cast<uint64_t>(token)) % vocab));
-      request.sampling.max_tokens = flags_.output_len;
+      request.sampling.max_tokens = output_len;
       request.sampling.temperature = 0;
       request.sampling.ignore_eos = true;
-      engine.add(std::move(request));
     }
+    const int64_t start_ns = now_ns();
+    for (Request& request : requests) engine.add(std::move(request));
+    double prefill_s = 0;
     while (!engine.idle())
-      for (const Completion& completion : engine.step())
+      for (const Completion& completion : engine.step()) {
+        prefill_s = std::max(prefill_s, completion.first_token_s);
         if (counts) metrics_.add(completion);
-    if (counts) latencies_.push_back(static_cast<double>(now_ns() - start_ns) * 1e-9);
+      }
+    if (!counts) return;
+    prefills_s_.push_back(prefill_s);
+    latencies_.push_back(static_cast<double>(now_ns() - start_ns) * 1e-9);
   }
 
   Flags& flags_;
   RunMetrics metrics_;
-  std::vector<double> latencies_;
+  std::vector<double> latencies_, prefills_s_;
 };
 
 }  // namespace
@@ -157,7 +220,8 @@ void add_bench_latency(CLI::App& bench, Program& program) {
       return run_job(
           flags->engine, program,
           {.work = [&](Session& session) { run.run(session); },
-           .report = [&](Session& session, const JobProfile& profile) { return run.report(session, profile); }});
+           .report = [&](Session& session, const JobProfile& profile) { return run.report(session, profile); },
+           .watches_from_restart = true});
     };
   });
 }

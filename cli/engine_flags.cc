@@ -29,8 +29,8 @@ void EngineFlags::add_to(CLI::App& app) {
       ->group(parallel);
 
   const std::string gpu = "GPU";
-  app.add_option("--device", device, "Where the model runs: cpu, or cuda with a GPU for each rank (not yet run on one)")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+  app.add_option("--device", device, "cpu, cuda with a GPU for each rank, or auto: cuda where there are such GPUs")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str()
       ->group(gpu);
   app.add_option("--gpu-memory-utilization", session.gpu_memory_utilization,
@@ -43,14 +43,12 @@ void EngineFlags::add_to(CLI::App& app) {
   app.add_option("--max-model-len", session.max_model_len, "Tokens of a prompt and its output (default: the model's)")
       ->check(CLI::PositiveNumber)
       ->group(limits);
-  app.add_option("--max-num-seqs", session.max_num_seqs, "Sequences computed at once")
+  app.add_option("--max-num-seqs", session.max_num_seqs, "Sequences computed at once (default: 64, on GPUs 256)")
       ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str()
       ->group(limits);
   app.add_option("--max-num-batched-tokens", session.max_num_batched_tokens,
-                 "Tokens of one step; longer prompts are cut into chunks")
+                 "Tokens of one step; longer prompts are cut into chunks (default: 512, on GPUs 8192)")
       ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str()
       ->group(limits);
   app.add_option("--block-size", session.block_tokens, "Tokens of a KV cache page")
       ->check(CLI::Range(1, 4096))

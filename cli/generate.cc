@@ -71,13 +71,12 @@ class Generation {
   int report(const JobProfile& profile) {
     if (flags_.json) {
       Json all{{"results", results_}, {"metrics", metrics_.to_json()}, {"num_ranks", profile.num_ranks}};
-      if (flags_.engine.breakdown) all["breakdown"] = profile::breakdown_to_json(*profile.breakdown);
+      if (flags_.engine.breakdown) all.update(profile.to_json());
       fmt::print("{}\n", all.dump(2, ' ', false, Json::error_handler_t::replace));
     }
     std::fflush(stdout);
     fmt::print(stderr, "\n{}", metrics_.to_text());
-    if (flags_.engine.breakdown && !flags_.json)
-      fmt::print(stderr, "\n{}", profile::format_breakdown(*profile.breakdown, profile.num_ranks));
+    if (flags_.engine.breakdown && !flags_.json) fmt::print(stderr, "\n{}", profile.to_text());
     return cancelled_ ? kExitInterrupted : kExitOk;
   }
 

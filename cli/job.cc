@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <set>
 #include <vector>
 
 #include "cli/progress.h"
@@ -11,7 +12,9 @@
 #include "lane/base/process.h"
 #include "lane/base/settings.h"
 #include "lane/base/trace.h"
+#include "lane/base/units.h"
 #include "lane/comm/launch.h"
+#include "lane/device/activity.h"
 #include "lane/device/device_info.h"
 #include "lane/profile/export.h"
 
@@ -19,51 +22,150 @@ namespace lane::cli {
 namespace {
 
 constexpr int64_t kMaxTraceEvents = int64_t{1} << 20;  // 48 MiB; later events are counted as dropped
+constexpr int64_t kMaxLaunches = int64_t{1} << 20;     // steps of a GPU, 24 MiB
+constexpr int64_t kMaxActivities = int64_t{1} << 22;   // of a GPU, 160 MiB: 10,000 steps of 400 kernels
+
+// Watches a rank's GPU, if its rank has one, --breakdown or --trace is given and the profiling library is there.
+class GpuWatch {
+ public:
+  GpuWatch(const EngineFlags& flags)
+      : wanted_(flags.watches_gpu()), max_slices_(flags.trace_file.empty() ? 0 : kMaxTraceEvents) {
+    if (!wanted_) return;
+    try {
+      recorder_.emplace(flags.session.device);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnsupported) throw;
+      why_not_ = error.what();
+    }
+  }
+  bool wanted() const { return wanted_; }
+
+  void start(Communicator& group) {
+    if (recorder_) recorder_->start(kMaxActivities);
+    group.broadcast_text("", 0);  // setting out takes some ranks longer; the first step is not to wait for them
+  }
+  profile::GpuProfile stop() {
+    profile::GpuProfile profile;
+    profile.why_not = why_not_;
+    return recorder_ ? profile::profile_gpu(recorder_->stop(), trace_log.launches(), max_slices_) : profile;
+  }
+
+ private:
+  bool wanted_;
+  int64_t max_slices_;
+  std::optional<ActivityRecorder> recorder_;
+  std::string why_not_;
+};
 
 // Brings what the ranks recorded to rank 0.
-JobProfile collect_profile(const EngineFlags& flags, Communicator& group) {
-  JobProfile profile{.num_ranks = group.size(), .breakdown = {}};
-  const std::vector<std::string> totals = group.gather_text(profile::totals_to_text(trace_log.totals()), 0);
+JobProfile collect_profile(const EngineFlags& flags, Communicator& group, GpuWatch& watch) {
+  JobProfile job{.num_ranks = group.size(), .breakdown = {}, .gpu = {}};
+  const bool on_gpu = flags.session.device.kind == DeviceKind::kCuda;
+  profile::GpuProfile mine;
+  if (watch.wanted()) mine = watch.stop();
+  std::vector<profile::RankTotals> totals;
+  if (watch.wanted()) {
+    std::vector<profile::GpuProfile> gpus;
+    for (const std::string& text : group.gather_text(profile::profile_to_text(mine), 0)) {
+      gpus.push_back(profile::profile_from_text(text));
+      totals.push_back(gpus.back().totals);
+    }
+    if (group.rank() == 0) job.gpu = profile::merge_profiles(gpus);
+  } else {
+    for (const std::string& text : group.gather_text(profile::totals_to_text(trace_log.totals()), 0))
+      totals.push_back(profile::totals_from_text(text));
+  }
   std::vector<std::string> events;
-  if (!flags.trace_file.empty()) events = group.gather_text(profile::events_to_text(trace_log), 0);
-  if (group.rank() != 0) return profile;
-  std::vector<profile::RankTotals> ranks;
-  for (const std::string& text : totals) ranks.push_back(profile::totals_from_text(text));
-  profile.breakdown = profile::make_breakdown(ranks);
+  if (!flags.trace_file.empty()) events = group.gather_text(profile::events_to_text(trace_log, mine), 0);
+  if (group.rank() != 0) return job;
+  const bool is_told = on_gpu ? job.gpu && job.gpu->why_not.empty() : true;
+  if (is_told) job.breakdown = profile::make_breakdown(totals);
   if (!flags.trace_file.empty()) write_file(flags.trace_file, profile::make_trace_file(events));
-  return profile;
+  return job;
 }
 
-// The GPU of the rank with this place on its host; ranks take turns where there are fewer GPUs.
-Device gpu_of(int local_rank) {
-  std::string why_none;
-  const int count = num_gpus(&why_none);
-  if (count == 0) throw Error(ErrorCode::kUnsupported, "--device cuda: " + why_none);
+// The GPU of the rank with this place on its host, or why there is none. Launchers may show each rank one alone.
+Device gpu_of(int local_rank, std::string* uuid, std::string* why_not) {
+  const int count = num_gpus(why_not);
+  if (count == 0) return {};
   const Device gpu{DeviceKind::kCuda, local_rank % count};
-  if (const std::string why = why_not_usable(device_info(gpu)); !why.empty())
-    throw Error(ErrorCode::kUnsupported, "--device cuda: " + why);
+  const DeviceInfo info = device_info(gpu);
+  *uuid = info.uuid;
+  *why_not = why_not_usable(info);
   return gpu;
+}
+
+// --device for all ranks: a GPU each, or none.
+Device choose_device(const std::string& wanted, int local_rank, Communicator& group) {
+  if (wanted == "cpu") return {};
+  std::string uuid, why_not;
+  const Device gpu = gpu_of(local_rank, &uuid, &why_not);
+  std::set<std::string> uuids;
+  std::string verdict;
+  for (const std::string& text : group.gather_text(why_not.empty() ? uuid : "!" + why_not, 0)) {
+    uuids.insert(text);
+    if (verdict.empty() && text.starts_with('!')) verdict = text.substr(1);
+  }
+  const auto num_ranks = static_cast<size_t>(group.size());
+  if (group.rank() == 0 && verdict.empty() && uuids.size() < num_ranks)
+    verdict = fmt::format("{} ranks need a GPU each, and there {} {}; start fewer (--tensor-parallel-size)", num_ranks,
+                          uuids.size() == 1 ? "is" : "are", uuids.size());
+  verdict = group.broadcast_text(verdict, 0);
+  if (verdict.empty()) return gpu;
+  if (wanted == "cuda") throw Error(ErrorCode::kUnsupported, "--device cuda: " + verdict);
+  if (group.rank() == 0) log(uuid.empty() ? LogLevel::kInfo : LogLevel::kWarn, "runs on the CPU: " + verdict);
+  return {};
 }
 
 int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
   const bool leads = group.rank() == 0;
+  GpuWatch watch(flags);  // before any graph is recorded
   ProgressBar loading("loading", ProgressBar::Unit::kBytes, leads && !flags.no_progress);
   flags.session.load_progress = [&](int64_t done, int64_t total) { loading.update(done, total); };
   Session session(flags.session, &group);
   loading.clear();
   if (leads) std::fputs(session.describe().c_str(), stderr);
-  trace_log.start(flags.trace_file.empty() ? 0 : kMaxTraceEvents);
+  trace_log.start(flags.trace_file.empty() ? 0 : kMaxTraceEvents, watch.wanted() ? kMaxLaunches : 0);
+  if (watch.wanted() && job.watches_from_restart)
+    session.engine().on_restart_trace = [&] { watch.start(group); };
+  else if (watch.wanted())
+    watch.start(group);
   if (leads) {
     job.work(session);
     session.engine().finish();
   } else {
     session.engine().follow();
   }
-  const JobProfile profile = collect_profile(flags, group);
+  JobProfile profile = collect_profile(flags, group, watch);
+  profile.graphs = session.engine().graphs();
   return leads ? job.report(session, profile) : kExitOk;
 }
 
 }  // namespace
+
+Json JobProfile::to_json() const {
+  Json json{{"breakdown", breakdown ? profile::breakdown_to_json(*breakdown) : Json()}};
+  if (graphs.count > 0)
+    json["graphs"] = {{"count", graphs.count}, {"seconds", graphs.seconds}, {"bytes", graphs.bytes}};
+  if (gpu && gpu->why_not.empty()) json["gpu"] = profile::kernels_to_json(*gpu);
+  if (gpu && !gpu->why_not.empty()) json["gpu"] = {{"why_not", gpu->why_not}};
+  return json;
+}
+
+std::string JobProfile::graphs_to_text() const {
+  if (graphs.count == 0) return "";
+  return fmt::format("{} graph{} made ready in {}, {} of a GPU's memory\n", graphs.count, graphs.count == 1 ? "" : "s",
+                     format_duration(graphs.seconds), format_bytes(static_cast<double>(graphs.bytes)));
+}
+
+std::string JobProfile::to_text() const {
+  if (!breakdown) return gpu ? "no breakdown: " + gpu->why_not + "\n" : "";
+  std::string text = profile::format_breakdown(*breakdown, num_ranks);
+  if (gpu)
+    text +=
+        "\n" + profile::format_kernels(*gpu) + "  of steps that were watched, which takes the GPU a little longer\n";
+  return text;
+}
 
 int run_job(EngineFlags& flags, const Program& program, const Job& job) {
   flags.finish();
@@ -82,7 +184,7 @@ int run_job(EngineFlags& flags, const Program& program, const Job& job) {
   }
   watch_for_interrupt();
   try {
-    if (flags.device == "cuda") flags.session.device = gpu_of(launched ? launched->local_rank : 0);
+    flags.session.device = choose_device(flags.device, launched ? launched->local_rank : 0, group);
     return run_rank(flags, job, group);
   } catch (const std::exception& error) {
     group.abort(error.what());

@@ -5,21 +5,33 @@
 
 #include "cli/commands.h"
 #include "cli/engine_flags.h"
+#include "lane/base/json.h"
 #include "lane/profile/breakdown.h"
+#include "lane/profile/gpu_profile.h"
 #include "lane/runtime/session.h"
 
 namespace lane::cli {
 
-// What a job's ranks recorded, for the leader.
+// What a job's ranks recorded, for the leader. On GPUs, where kernels run long after the host has asked for them, it is
+// what the GPUs did, and only with --breakdown or --trace.
 struct JobProfile {
   int num_ranks = 1;
-  std::optional<profile::Breakdown> breakdown;  // if any steps ran
+  std::optional<profile::Breakdown> breakdown;
+  std::optional<profile::GpuProfile> gpu;  // its why_not: why there is no breakdown
+  GraphStats graphs;                       // of one rank's GPU
+
+  Json to_json() const;                // {"breakdown": {...} or null} and, of GPUs, {"graphs": {...}, "gpu": {...}}
+  std::string to_text() const;         // for --breakdown
+  std::string graphs_to_text() const;  // one line; empty where there are none
 };
 
 // The leader's part of a job. `work` uses the engine and leaves it idle; `report` runs once all ranks are done.
 struct Job {
   std::function<void(Session&)> work;
   std::function<int(Session&, const JobProfile&)> report;  // the exit status
+  // A GPU is watched from `work`'s call of Engine::restart_trace() on, so that what comes before it runs at full speed;
+  // false: from the beginning.
+  bool watches_from_restart = false;
 };
 
 // Runs `job` on the ranks that the flags or a launcher ask for: starts them, or joins those that were started; opens a

@@ -58,7 +58,7 @@ class Batch {
     Engine& engine = session.engine();
     const int64_t start_ns = now_ns();
     ProgressBar bar("batch", ProgressBar::Unit::kItems, !flags_.engine.no_progress);
-    const auto ahead = static_cast<size_t>(2 * flags_.engine.session.max_num_seqs);  // enough to never run dry
+    const auto ahead = static_cast<size_t>(2 * session.max_num_seqs());  // enough to never run dry
     bool more = true;
     while (more || !engine.idle()) {
       if (interrupted()) break;
@@ -78,8 +78,7 @@ class Batch {
     if (num_failed_ > 0)
       fmt::print(stderr, "{} requests failed; their lines in {} say why\n", num_failed_, flags_.output);
     if (cancelled_) fmt::print(stderr, "interrupted; run again with --resume to go on\n");
-    if (flags_.engine.breakdown)
-      fmt::print(stderr, "\n{}", profile::format_breakdown(*profile.breakdown, profile.num_ranks));
+    if (flags_.engine.breakdown) fmt::print(stderr, "\n{}", profile.to_text());
     return cancelled_ ? kExitInterrupted : kExitOk;
   }
 

@@ -47,6 +47,16 @@ if(LANE_HAS_CUDA)
 endif()
 message(STATUS "lane: CUDA ${LANE_HAS_CUDA} (LANE_CUDA=${LANE_CUDA})")
 
+# The header alone: the library is opened where somebody asks what a GPU does.
+set(LANE_HAS_CUPTI OFF)
+if(LANE_HAS_CUDA)
+  find_path(LANE_CUPTI_INCLUDE cupti.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${CUDAToolkit_LIBRARY_ROOT}/extras/CUPTI/include)
+  if(LANE_CUPTI_INCLUDE)
+    set(LANE_HAS_CUPTI ON)
+  endif()
+endif()
+message(STATUS "lane: CUPTI ${LANE_HAS_CUPTI}")
+
 set(LANE_HAS_UCX OFF)
 if(NOT LANE_UCX STREQUAL "OFF")
   find_package(ucx 1.12 QUIET CONFIG)

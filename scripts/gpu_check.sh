@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Everything that needs GPUs: the tests labelled gpu, a small set of them under compute-sanitizer, then the benchmarks; ends
-# with a short table. Builds first, or takes binaries that were built elsewhere.
+# Everything that needs GPUs: the tests labelled gpu, a small set of them under compute-sanitizer, the engine against
+# transformers and beside its peers, then benchmarks of the collectives. Builds first, or takes binaries that were built
+# elsewhere. The engine's part needs a python3 with torch, transformers and safetensors.
 #   scripts/gpu_check.sh                     build with preset cuda, then check
 #   scripts/gpu_check.sh --prebuilt DIR      test_*_gpu, lane and peers/ are in DIR
 #   ... --out DIR                            where results go [out/gpu]
-#   ... --only tests|stress|sanitizer|bench  one of the four
+#   ... --only tests|stress|sanitizer|engine|bench  one of the five
 #   ... --quick                              fewer samples
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -59,21 +60,63 @@ if wants stress; then
   done
 fi
 
+# Under compute-sanitizer kernels take a hundred times as long, so only small cases run, and those of the engine on one
+# GPU, where no rank waits for another. The engine's own kernels are in the cases that stay; what is left out are cuBLAS'
+# products and a vocabulary of 128256.
+kernel_cases='-*IsRightForAllShapes*:Draw.ChoosesWhatTheRuleChooses*'
+fixture_cases='*Greedy*/llama31:*Bfloat16*/qwen25'
+
+sanitize() {  # tool, name, command
+  local tool=$1 name=$2 log=$out/sanitizer.$1.$2.log quiet=''
+  shift 2
+  # Peer access that is there already is an error to the tool, and to nobody else.
+  [ "$tool" = memcheck ] && quiet=--report-api-errors=no
+  if LANE_TIMEOUT_MS=300000 compute-sanitizer --tool "$tool" $quiet --error-exitcode 9 "$@" >"$log" 2>&1; then
+    printf '%-28s clean, %s\n' "$tool" "$name"
+  else
+    printf '%-28s FAILED in %s, see %s\n' "$tool" "$name" "$log"
+    tail -n 30 "$log"
+    failed=1
+  fi
+}
+
 if wants sanitizer; then
   for tool in memcheck racecheck; do
-    # Peer access that is there already is an error to the tool, and to nobody else.
-    quiet=$([ $tool = memcheck ] && echo --report-api-errors=no || true)
     for test in "${tests[@]}"; do
-      case $test in *_sanitizer_gpu) ;; *) continue ;; esac
-      log=$out/sanitizer.$tool.log
-      if compute-sanitizer --tool "$tool" $quiet --error-exitcode 9 "$test" >"$log" 2>&1; then
-        printf '%-28s clean, %s tests\n' "$tool" "$(grep -c '\[       OK' "$log" || true)"
-      else
-        printf '%-28s FAILED, see %s\n' "$tool" "$log"
-        tail -n 30 "$log"
-        failed=1
-      fi
+      case $test in
+        *_sanitizer_gpu) sanitize $tool collectives "$test" ;;
+        *_kernels_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool kernels "$test" --gtest_filter="$kernel_cases" ;;
+        *_fixtures_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool fixtures "$test" --gtest_filter="$fixture_cases" ;;
+      esac
     done
+    CUDA_VISIBLE_DEVICES=0 sanitize $tool generate "$lane" generate --device cuda --prompt 'What is 17 + 25?' \
+      --prompt 'What comes after Monday?' --max-tokens 12 --max-model-len 256 --kv-cache-memory-bytes 64M --no-progress
+  done
+fi
+
+case $(nvidia-smi --query-gpu=name --format=csv,noheader) in
+  *H200*) read_tb_per_s=4.49 ;;  # of a plain read, measured: docs/performance/engine_gpu.md
+  *) read_tb_per_s=0 ;;          # no floor is printed
+esac
+compare() {  # name, GPUs, shape, flags of compare_engines.py
+  local name=$1 tp=$2 shape=$3
+  shift 3
+  echo "== $name: $shape on $tp"
+  python3 bench/peers/engine/compare_engines.py --lane "$lane" --shape "bench/shapes/$shape" --tp "$tp" \
+    --json "$out/$name.json" --commit "$(git rev-parse HEAD 2>/dev/null || true)" \
+    --read-tb-per-s $read_tb_per_s "$@" | tee "$out/$name.txt" || failed=1
+}
+
+if wants engine; then
+  steps=$((samples >= 1000 ? 256 : 64))
+  echo "== exactness: tests/runtime/transformers_gpu_check.py"
+  python3 tests/runtime/transformers_gpu_check.py --lane "$lane" --steps $steps --json "$out/exactness.json" |
+    tee "$out/exactness.txt" || failed=1
+  compare engine_8b_tp1 1 llama-8b --batches 1,16 --time-limit-s 240
+  for n in 2 4; do
+    [ "$gpus" -ge "$n" ] || continue
+    compare "engine_8b_tp$n" "$n" llama-8b --batches 1,16 --lane-nccl --time-limit-s 240
+    compare "engine_8b_nodes$n" "$n" llama-8b --batches 1,16 --lane-nccl --nodes 2 --lane-rounds 1 --time-limit-s 120
   done
 fi
 

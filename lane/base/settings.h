@@ -44,7 +44,7 @@ inline constexpr std::array kSettings = {
     Setting{
         "LANE_NCCL", "auto",
         "whether NCCL may carry all-reduces on GPUs: auto (started when first needed, but not under graph capture), "
-        "on (started at once) or off"},
+        "on (started at once), off, or only (it carries them all, to compare with)"},
     Setting{"LANE_PEER_MEMORY", "auto",
             "how GPUs of a host share memory between processes: auto, vmm (outlives its process) or ipc"},
     Setting{"LANE_MULTICAST", "off",

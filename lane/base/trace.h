@@ -23,6 +23,13 @@ struct TraceEvent {
   int64_t bytes;  // of data the operation was about; 0 where that says nothing
 };
 
+// A step at the moment when it was handed to a device that works by itself; the device's records are cut by these.
+struct LaunchedStep {
+  int64_t launch_ns;
+  TracePhase phase;
+  bool from_rest;  // nothing was under way or waiting before it: the device's time until then is no step's
+};
+
 struct PhaseTotals {
   int64_t num_steps = 0, step_ns = 0;
   std::array<int64_t, kNumOpKinds> op_ns{};
@@ -32,21 +39,26 @@ struct PhaseTotals {
 // that recording never allocates. Later events are counted as dropped.
 class TraceLog {
  public:
-  void start(int64_t max_events);
+  void start(int64_t max_events, int64_t max_launches = 0);
+  void restart() { start(max_events_, max_launches_); }
   void push(const TraceEvent& event);
+  // A step of `phase` is launched; kept up to max_launches.
+  void launch();
 
   bool on() const { return on_; }
   TracePhase phase = TracePhase::kPrefill;  // of the step in progress
+  bool at_rest = true;                      // no step is under way or waiting
   const std::array<PhaseTotals, kNumPhases>& totals() const { return totals_; }
   const std::vector<TraceEvent>& events() const { return events_; }
   int64_t num_dropped() const { return num_dropped_; }
-  int64_t max_events() const { return max_events_; }
+  const std::vector<LaunchedStep>& launches() const { return launches_; }
 
  private:
   bool on_ = false;
   std::array<PhaseTotals, kNumPhases> totals_{};
   std::vector<TraceEvent> events_;
-  int64_t max_events_ = 0, num_dropped_ = 0;
+  std::vector<LaunchedStep> launches_;
+  int64_t max_events_ = 0, max_launches_ = 0, num_dropped_ = 0;
 };
 
 inline thread_local TraceLog trace_log;  // of the thread that runs a rank; read by lane/profile

@@ -66,6 +66,8 @@ class Communicator {
   // GPUs, as one kernel; with an `fp8_scale`, `normed` is kU8 and gets that times the value as 8-bit floats (e4m3).
   void all_reduce_add_rms_norm(TensorView in, TensorView residual, TensorView weight, float epsilon, TensorView normed,
                                Stream& stream, float fp8_scale = 0);
+  // Whether that is there and the way to go: on GPUs of one node, unless NCCL is to carry all (LANE_NCCL=only).
+  bool fuses_norm(Device device);
   // in [size, out...]: `out` is this rank's part of the sum. The types of all_reduce.
   void reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream);
   // out [size, in...]: what each rank gave, in rank order. Any dtype.

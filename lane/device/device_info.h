@@ -13,6 +13,7 @@ struct DeviceInfo {
   int sm = 0;        // compute capability x 10: 90
   int num_multiprocessors = 0;
   int64_t memory_bytes = 0, free_memory_bytes = 0;
+  std::string uuid;  // the same in every process
 };
 DeviceInfo device_info(Device gpu);
 

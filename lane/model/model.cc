@@ -120,8 +120,7 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
          .batch = batch.attention,
          .attention_state = batch.attention_state,
          .group = *group_,
-         .fuses_norm =
-             w.device.kind == DeviceKind::kCuda && group_->size() > 1 && group_->fabric().layout.num_nodes() == 1,
+         .fuses_norm = group_->fuses_norm(w.device),
          .stream = stream,
          .hidden = view(w.hidden),
          .normed = view(w.normed),

@@ -50,4 +50,15 @@ StepCost cost_of_step(const StepWork& work, const Fabric& fabric, const RankSpee
   return result;
 }
 
+double forward_flops(const ModelShape& shape, int64_t begin, int64_t end, int64_t num_logits) {
+  const double hidden = static_cast<double>(shape.hidden_size), layers = shape.num_layers;
+  const double query = static_cast<double>(shape.num_heads) * shape.head_dim;
+  const double layer = hidden * 2 * (query + static_cast<double>(shape.num_kv_heads) * shape.head_dim) +
+                       3 * hidden * static_cast<double>(shape.intermediate_size);
+  const double first = static_cast<double>(begin), last = static_cast<double>(end), tokens = last - first;
+  const double pairs = (last * (last + 1) - first * (first + 1)) / 2;  // a token and one that it sees, itself too
+  return 2 * (layers * layer * tokens + hidden * static_cast<double>(shape.vocab_size * num_logits)) +
+         4 * layers * query * pairs;
+}
+
 }  // namespace lane::plan

@@ -43,4 +43,8 @@ struct StepCost {
 // The same choice of algorithms as a group makes on this fabric without a measured table. Throws what check() throws.
 StepCost cost_of_step(const StepWork& work, const Fabric& fabric, const RankSpeed& speed);
 
+// Multiplications and additions, over all ranks, of a forward pass over a sequence's tokens [begin, end): two for each
+// element of a layer's matrices and token, causal attention's two products, and the head for `num_logits` of them.
+double forward_flops(const ModelShape& shape, int64_t begin, int64_t end, int64_t num_logits);
+
 }  // namespace lane::plan

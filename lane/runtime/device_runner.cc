@@ -100,6 +100,8 @@ class DeviceRunner final : public StepRunner {
     }
   }
 
+  GraphStats graphs() const override { return graph_stats_; }
+
   StepResult collect() override {
     const int64_t step = ++num_collected_;
     wait_for(step);
@@ -279,9 +281,9 @@ class DeviceRunner final : public StepRunner {
       return do_without(error);
     }
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    const int64_t taken = free - device_info(stream_->device()).free_memory_bytes;
-    log(LogLevel::kInfo,
-        name + format_duration(took.count()) + ", " + format_bytes(static_cast<double>(std::max<int64_t>(taken, 0))));
+    const int64_t taken = std::max<int64_t>(free - device_info(stream_->device()).free_memory_bytes, 0);
+    graph_stats_ = {graph_stats_.count + 1, graph_stats_.bytes + taken, graph_stats_.seconds + took.count()};
+    log(LogLevel::kInfo, name + format_duration(took.count()) + ", " + format_bytes(static_cast<double>(taken)));
   }
 
   // The host's sampler takes part: it knows all rules.
@@ -353,6 +355,7 @@ class DeviceRunner final : public StepRunner {
   std::map<int64_t, Recorded> graphs_;                    // by places
   std::vector<int32_t> query_start_, kv_length_;          // padded
   std::map<int64_t, std::vector<SampledToken>> on_host_;  // results of steps that the host sampled
+  GraphStats graph_stats_;
   size_t rows_of_[StepBoard::kSlots] = {};
   int64_t num_launched_ = 0, num_collected_ = 0;
   bool lacked_memory_ = false;

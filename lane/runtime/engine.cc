@@ -262,6 +262,7 @@ void Engine::follow() {
 // Broadcasts what is pending, if this is a moment for it: the same question has the same answer on all ranks. Alone,
 // every moment is one.
 void Engine::exchange_commands() {
+  trace_log.at_rest = trace_log.at_rest || nothing_under_way();
   if (group_->size() > 1 && !announced_ && !nothing_under_way()) return;
   announced_ = false;
   std::string commands = std::exchange(pending_, {});
@@ -303,7 +304,8 @@ void Engine::apply_commands(std::string_view text) {
         over_ = true;
         break;
       case Command::kRestartTrace:
-        trace_log.start(trace_log.max_events());
+        trace_log.restart();
+        if (on_restart_trace) on_restart_trace();
         break;
       default:
         throw Error(ErrorCode::kCorruptData,
@@ -371,6 +373,7 @@ void Engine::count(const std::vector<ScheduledWork>& work) {
     (decodes ? stats_.num_decode_tokens : stats_.num_prefill_tokens) += item.count;
     if (!decodes) trace_log.phase = TracePhase::kPrefill;
   }
+  trace_log.launch();
   ++stats_.num_steps;
   stats_.num_preemptions = scheduler_.num_preemptions();
   stats_.most_running = std::max(stats_.most_running, scheduler_.num_running());

@@ -60,6 +60,7 @@ class Engine {
   void cancel(int64_t request_id);
   // All ranks forget what they traced so far, at the same step: what comes before is warm-up.
   void restart_trace();
+  std::function<void()> on_restart_trace;  // called on every rank where it happens
   // Lets the followers go. Called once, when there is nothing left to do (or to be done: what is under way is dropped).
   void finish();
 
@@ -81,6 +82,7 @@ class Engine {
     int64_t most_running = 0;
   };
   const Stats& stats() const { return stats_; }
+  GraphStats graphs() const { return runner_->graphs(); }
 
  private:
   struct Tracked;  // a request under way: its text so far, times, logprobs

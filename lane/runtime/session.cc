@@ -44,6 +44,9 @@ Session::Session(const SessionOptions& options, Communicator* group)
   defaults_ = load_generation_defaults(options_.model);
   if (file_exists(options_.model + "/tokenizer.json")) tokenizer_ = Tokenizer::load(options_.model);
 
+  const bool on_gpu = options_.device.kind == DeviceKind::kCuda;
+  if (options_.max_num_seqs == 0) options_.max_num_seqs = on_gpu ? 256 : 64;
+  if (options_.max_num_batched_tokens == 0) options_.max_num_batched_tokens = on_gpu ? 8192 : 512;
   if (options_.num_threads == 0) options_.num_threads = std::max(1, machine_.num_threads() / options_.local_ranks);
   stream_ = std::make_unique<Stream>(options_.device, options_.num_threads);
   dtype_ = choose_dtype(options_.dtype, config.dtype);

@@ -19,13 +19,13 @@ namespace lane {
 
 // What to run and on how much of the machine. Zero or empty means: decide from the model and the machine.
 struct SessionOptions {
-  std::string model;           // folder
-  std::string dtype = "auto";  // auto, bfloat16, float16, float32
-  bool dummy_weights = false;  // seeded random weights; the folder needs a config.json only
-  uint64_t seed = 0;           // of dummy weights
-  int64_t max_model_len = 0;   // tokens of prompt and output; at most the model's own limit
-  int64_t max_num_seqs = 64;
-  int64_t max_num_batched_tokens = 512;
+  std::string model;                   // folder
+  std::string dtype = "auto";          // auto, bfloat16, float16, float32
+  bool dummy_weights = false;          // seeded random weights; the folder needs a config.json only
+  uint64_t seed = 0;                   // of dummy weights
+  int64_t max_model_len = 0;           // tokens of prompt and output; at most the model's own limit
+  int64_t max_num_seqs = 0;            // 64; on a GPU 256
+  int64_t max_num_batched_tokens = 0;  // 512; on a GPU 8192: large products are what it is fast at
   int block_tokens = 16;
   int64_t kv_cache_memory_bytes = 0;  // on each rank
   std::string attention_backend = "auto";
@@ -53,6 +53,7 @@ class Session {
   const LoadReport& load_report() const { return load_report_; }
   DType dtype() const { return dtype_; }
   int64_t max_model_len() const { return max_model_len_; }
+  int64_t max_num_seqs() const { return options_.max_num_seqs; }
   int64_t kv_cache_tokens() const { return kv_cache_tokens_; }
   // Bytes of weights and cache that a decode step of `batch` sequences, each `context` tokens long, must read on this
   // rank.

@@ -24,6 +24,12 @@ struct StepResult {
   uint32_t signal = 0;
 };
 
+// What was recorded to be launched as a whole; see lane/device/graph.h.
+struct GraphStats {
+  int64_t count = 0, bytes = 0;  // of device memory
+  double seconds = 0;
+};
+
 // Runs steps on the model's device: forward pass and choice of tokens. Results come in the order of the launches. Every
 // rank of the group launches and collects alike.
 class StepRunner {
@@ -34,6 +40,7 @@ class StepRunner {
   // At most two steps are under way.
   virtual void launch(const StepInput& input) = 0;
   virtual StepResult collect() = 0;
+  virtual GraphStats graphs() const { return {}; }
 };
 
 // On the CPU a step is done when launch() returns. `ahead`: it may still be collected a step later, as a device does

@@ -48,5 +48,28 @@ TEST(Trace, BeyondItsCapacityItCountsWhatItDrops) {
   }).join();
 }
 
+TEST(Trace, LaunchesSayWhetherTheyCameAfterARest) {
+  std::thread([] {
+    trace_log.start(0, 3);
+    for (const TracePhase phase : {TracePhase::kPrefill, TracePhase::kDecode}) {
+      trace_log.phase = phase;
+      trace_log.launch();
+    }
+    trace_log.at_rest = true;
+    for (int i = 0; i < 2; ++i) trace_log.launch();  // the second one has no room
+    ASSERT_EQ(trace_log.launches().size(), 3u);
+    EXPECT_TRUE(trace_log.launches()[0].from_rest);
+    EXPECT_FALSE(trace_log.launches()[1].from_rest);
+    EXPECT_TRUE(trace_log.launches()[2].from_rest);
+    EXPECT_EQ(trace_log.launches()[0].phase, TracePhase::kPrefill);
+    EXPECT_EQ(trace_log.launches()[1].phase, TracePhase::kDecode);
+    EXPECT_LE(trace_log.launches()[0].launch_ns, trace_log.launches()[1].launch_ns);
+    trace_log.restart();
+    EXPECT_TRUE(trace_log.launches().empty());
+    trace_log.launch();
+    EXPECT_EQ(trace_log.launches().size(), 1u);
+  }).join();
+}
+
 }  // namespace
 }  // namespace lane

@@ -138,7 +138,7 @@ TEST(GpuRanks, AModelThatDoesNotFitIsToldBeforeLoading) {
 }
 
 TEST(GpuRanks, ACacheThatDoesNotFitIsToldByEveryRank) {
-  if (count_gpus() < 1) GTEST_SKIP() << "needs a GPU";
+  if (count_gpus() < 2) GTEST_SKIP() << "needs 2 GPUs; here are " << count_gpus();
   const Outcome outcome = test::run({kLane, "generate", "--device", "cuda", "--tp", "2", "--prompt", "Who are you?",
                                      "--kv-cache-memory-bytes", "4000G"});
   EXPECT_NE(outcome.status, 0);

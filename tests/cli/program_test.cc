@@ -165,10 +165,27 @@ TEST_F(Program, BenchPrintsTheShareOfTheMemoryFloor) {
   const Json numbers = parse_json(json.out, "out");
   EXPECT_EQ(numbers["latencies"].size(), 2u);
   EXPECT_GT(numbers["mbu"], 0.0);
+  for (const char* key : {"ttft_p50_s", "ttft_p99_s", "tbt_p50_s", "tbt_p99_s", "output_tokens_per_s",
+                          "prefill_flops_per_s_per_rank", "decode_step_p50_s", "decode_tokens_per_s"})
+    EXPECT_GT(numbers[key], 0.0) << key;
+  EXPECT_TRUE(numbers["mfu"].is_null());  // of CPUs no peak is known
+  EXPECT_GE(numbers["ttft_p99_s"], numbers["ttft_p50_s"]);
   const Outcome throughput =
       lane({"bench", "throughput", "--num-prompts", "5", "--input-len", "9", "--output-len", "3", "--json"});
   ASSERT_EQ(throughput.status, 0) << throughput.err;
-  EXPECT_EQ(parse_json(throughput.out, "out")["num_requests"], 5);
+  const Json all = parse_json(throughput.out, "out");
+  EXPECT_EQ(all["num_requests"], 5);
+  EXPECT_GT(all["mbu"], 0.0);
+  EXPECT_GT(all["flops"], 0.0);
+}
+
+TEST_F(Program, WithoutGpusAutoMeansTheCpuAndCudaASentence) {
+  const Outcome chosen = lane({"generate", "--prompt", "What is 3 + 4?", "--device", "auto"});
+  EXPECT_EQ(chosen.status, 0) << chosen.err;
+  EXPECT_NE(chosen.err.find("thread"), std::string::npos) << chosen.err;
+  const Outcome refused = lane({"generate", "--prompt", "What is 3 + 4?", "--device", "cuda"});
+  EXPECT_NE(refused.status, 0);
+  EXPECT_NE(refused.err.find("--device cuda: "), std::string::npos) << refused.err;
 }
 
 TEST_F(Program, TokenizeGoesBothWays) {

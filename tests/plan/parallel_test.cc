@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lane/base/error.h"
+#include "lane/plan/step.h"
 
 namespace lane::plan {
 namespace {
@@ -110,6 +111,23 @@ TEST(ParallelPlan, SmallDimensionsAreCutFinely) {
     EXPECT_EQ(slices.vocab, vocab[rank]);
     EXPECT_EQ(slices.kv_heads.begin, rank / 2);
   }
+}
+
+// Llama 3.1 8B: 218,103,808 elements a layer, of config.json's sizes; 128,256 x 4,096 in the head.
+TEST(ForwardFlops, AreThoseOfMatricesAndCausalAttention) {
+  const ModelShape shape{.vocab_size = 128256,
+                         .hidden_size = 4096,
+                         .intermediate_size = 14336,
+                         .num_layers = 32,
+                         .num_heads = 32,
+                         .num_kv_heads = 8,
+                         .head_dim = 128};
+  const double layers = 32 * 218103808.0, head = 128256 * 4096.0, pair = 4 * 32 * 4096.0;
+  EXPECT_DOUBLE_EQ(forward_flops(shape, 0, 1, 1), 2 * (layers + head) + pair);
+  EXPECT_DOUBLE_EQ(forward_flops(shape, 0, 3, 0), 3 * 2 * layers + (1 + 2 + 3) * pair);
+  EXPECT_DOUBLE_EQ(forward_flops(shape, 10, 11, 1), 2 * (layers + head) + 11 * pair);
+  EXPECT_DOUBLE_EQ(forward_flops(shape, 0, 700, 0) + forward_flops(shape, 700, 2048, 1),
+                   forward_flops(shape, 0, 2048, 1));
 }
 
 }  // namespace

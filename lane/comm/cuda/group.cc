@@ -127,6 +127,7 @@ class CudaGroup final : public DeviceGroup {
                   .measured = find_measured({gpu, seats_.size, seats_.num_nodes}, hardware_,
                                             host_.tuning != nullptr ? *host_.tuning : TuningTable())};
     host_.tuning = nullptr;
+    if (setting("LANE_NCCL") == "only") forced_ = Choice{Algorithm::kNccl};
     watch_.emplace(*host_.board, *report_.as<Report>(), host_.timeout, [this](const Report& report) {
       return report.step == Step::kBetweenNodes ? seats_.members[report.peer][seats_.place]
                                                 : seats_.members[seats_.node][report.peer];
@@ -203,6 +204,10 @@ class CudaGroup final : public DeviceGroup {
         with_call(DeviceCall::kAllReduceNorm, choice.algorithm, in.dtype, ReduceOp::kSum, bytes), shot, in.dtype,
         {in.data, residual.data, weight.data, normed.data, rows, in.cols(), epsilon, fp8_scale != 0, fp8_scale},
         launch);
+  }
+
+  bool fuses_norm() const override {
+    return seats_.num_nodes == 1 && !(forced_ && forced_->algorithm == Algorithm::kNccl);
   }
 
   void reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream) override {

@@ -114,14 +114,20 @@ class LoadedNccl final : public Nccl {
 
 std::unique_ptr<Nccl> Nccl::find(const PeerMemory::Exchange& exchange, int rank, int size) {
   const std::string wanted = setting("LANE_NCCL");
-  if (wanted != "auto" && wanted != "on" && wanted != "off")
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("LANE_NCCL={}: it is auto, on or off", wanted));
+  if (wanted != "auto" && wanted != "on" && wanted != "off" && wanted != "only")
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("LANE_NCCL={}: it is auto, on, off or only", wanted));
   Library library{};
   const std::string problem = wanted == "off" ? "LANE_NCCL=off" : library.load();
-  for (const std::string& each : exchange(problem))
-    if (!each.empty()) return nullptr;
+  for (const std::string& each : exchange(problem)) {
+    if (each.empty()) continue;
+    if (wanted == "only")
+      throw Error(ErrorCode::kUnsupported, fmt::format("LANE_NCCL=only, but a rank has no NCCL: {}; put the folder of "
+                                                       "libnccl.so.2 into LD_LIBRARY_PATH",
+                                                       each));
+    return nullptr;
+  }
   auto nccl = std::make_unique<LoadedNccl>(library, exchange, rank, size);
-  if (wanted == "on") nccl->is_ready(nullptr);
+  if (wanted == "on" || wanted == "only") nccl->is_ready(nullptr);
   return nccl;
 }
 

@@ -68,11 +68,15 @@ DeviceInfo cuda_device_info(int device_index) {
   cuda::check(cudaGetDeviceProperties(&properties, device_index), "asking what a GPU is");
   size_t free = 0, total = 0;
   cuda::check(cudaMemGetInfo(&free, &total), "asking for free device memory");
+  std::string uuid;
+  for (const char byte : properties.uuid.bytes)
+    for (const int digit : {(byte >> 4) & 15, byte & 15}) uuid += "0123456789abcdef"[digit];
   return {.name = properties.name,
           .sm = 10 * properties.major + properties.minor,
           .num_multiprocessors = properties.multiProcessorCount,
           .memory_bytes = static_cast<int64_t>(total),
-          .free_memory_bytes = static_cast<int64_t>(free)};
+          .free_memory_bytes = static_cast<int64_t>(free),
+          .uuid = uuid};
 }
 
 int cuda_device_count(std::string* why_none) {

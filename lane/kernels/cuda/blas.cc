@@ -2,6 +2,8 @@
 
 #include <cublasLt.h>
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -13,6 +15,7 @@
 namespace lane::cuda {
 namespace {
 
+constexpr int kMaxCandidates = 8;
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;  // NVIDIA's advice for Hopper
 
 void check_blas(cublasStatus_t status, const char* doing) {
@@ -56,7 +59,8 @@ cudaDataType_t type_of(DType dtype) {
 struct Plan {
   Product product;
   Layout w, x, out;
-  cublasLtMatmulAlgo_t algorithm{};
+  std::array<cublasLtMatmulHeuristicResult_t, kMaxCandidates> found{};
+  int num_found = 0;
 
   Plan(cublasLtHandle_t handle, DType dtype, int64_t m, int64_t n, int64_t k, bool has_bias) {
     const cudaDataType_t type = type_of(dtype);
@@ -78,16 +82,18 @@ struct Plan {
     check_blas(cublasLtMatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
                                                     sizeof(most)),
                "limiting the workspace");
-    cublasLtMatmulHeuristicResult_t found{};
-    int num_found = 0;
+    // Parts of a split sum meet in float32, or not at all: not in the type of the result.
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    check_blas(cublasLtMatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                    &reductions, sizeof(reductions)),
+               "choosing how parts are added");
     check_blas(cublasLtMatmulAlgoGetHeuristic(handle, product.get(), w.get(), x.get(), out.get(), out.get(),
-                                              preference.get(), 1, &found, &num_found),
+                                              preference.get(), kMaxCandidates, found.data(), &num_found),
                "choosing an algorithm");
     if (num_found == 0)
       throw Error(ErrorCode::kUnsupported, "cuBLASLt has no algorithm for a product of " + std::to_string(m) + " x " +
                                                std::to_string(k) + " with " + std::to_string(n) + " x " +
                                                std::to_string(k) + " in " + std::string(name_of(dtype)));
-    algorithm = found.algo;
   }
 
   template <class Value>
@@ -101,13 +107,15 @@ class Blas {
  public:
   Blas() { check_blas(cublasLtCreate(handle_.out()), "starting"); }
 
-  void run(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, Stream& stream) {
+  void run(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, Stream& stream,
+           int candidate) {
     const std::lock_guard lock(mutex_);
     Plan& plan = plan_for(weight.dtype, x.rows(), weight.n, weight.k, bias.data != nullptr);
     if (bias.data != nullptr) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
     const float one = 1, zero = 0;
     check_blas(cublasLtMatmul(handle_.get(), plan.product.get(), &one, weight.data, plan.w.get(), x.data, plan.x.get(),
-                              &zero, out.data, plan.out.get(), out.data, plan.out.get(), &plan.algorithm,
+                              &zero, out.data, plan.out.get(), out.data, plan.out.get(),
+                              &plan.found[static_cast<size_t>(std::min(candidate, plan.num_found - 1))].algo,
                               workspace_for(stream), static_cast<size_t>(kWorkspaceBytes), raw(stream)),
                "multiplying");
   }
@@ -145,8 +153,8 @@ Blas& blas_of(Device device) {
 }  // namespace
 
 void blas_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out,
-                 Stream& stream) {
-  blas_of(stream.device()).run(x, weight, bias, out, stream);
+                 Stream& stream, int candidate) {
+  blas_of(stream.device()).run(x, weight, bias, out, stream, candidate);
 }
 
 }  // namespace lane::cuda

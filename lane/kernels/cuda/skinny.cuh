@@ -4,19 +4,18 @@
 
 namespace lane::cuda {
 
-// How the work is cut. A block takes 16 * row_tiles rows of W; its 8 warps share the inputs k among them, 32 at a time
-// in turns, and `split` blocks of a cluster share them too. So every row of the result is added up in an order that
-// depends on this alone, not on the other rows of x.
+// How the work is cut. A row of the result is added up in an order that depends on W's shape, the GPU and the cut
+// alone: it has the same bits whatever the other rows of x are, and however many.
 struct SkinnyCut {
-  int row_tiles = 1;  // 1, 2 or 4
-  int split = 1;      // 1, 2, 4 or 8
+  int blocks_per_sm = 1;
+  int ahead = 0;  // stages of up to 8 KiB a block brings to the L2 cache beyond its ring, while the kernel before runs
   bool operator==(const SkinnyCut&) const = default;
 };
 
 inline constexpr int64_t kSkinnyRows = 32;  // of x, at most
 
-// Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers, a
-// GPU of sm_80 or newer (sm_90 for split > 1).
+// Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers,
+// a GPU of sm_90 or newer (it needs the tensor memory accelerator); others take cuBLASLt.
 bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, const TensorView& bias,
                const TensorView& out);
 

@@ -1,4 +1,5 @@
 // Sums over GPUs: right, whatever the algorithm, type, operation, length and place in memory.
+#include "tests/comm/cuda/graph.h"
 #include "tests/comm/cuda/sum_cases.h"
 
 namespace lane::forked {
@@ -76,6 +77,47 @@ TEST(GpuAllReduce, IsRightWithNccl) {
     for (const DType dtype : kSummedTypes)
       for (const ReduceOp op : kAllOps)
         for (const int64_t count : {1, 100, 299'999}) cases.check({"nccl", dtype, op, count, 0, 0, false, ++seed});
+  });
+}
+
+// For comparisons: whatever the size and whoever else could, also in a graph and where one order of additions is
+// wanted.
+TEST(GpuAllReduce, GoesThroughNcclAloneWhereThatIsAskedFor) {
+  if (count_gpus() < 2) GTEST_SKIP() << "needs two GPUs, has " << count_gpus();
+  expect_good({.ranks = std::min(4, count_gpus()), .has_nccl = true}, [](Rank& rank) {
+    const auto names = rank.group.device_algorithms(rank.device);
+    require(rank.group.fuses_norm(rank.device), "a node's GPUs fuse the norm");
+    ::setenv("LANE_NCCL", "only", 1);
+    Communicator alone = rank.group.split(0, rank.rank);
+    alone.keep_one_order();
+    if (std::find(names.begin(), names.end(), "nccl") == names.end()) {
+      try {
+        alone.open_device(rank.device);
+      } catch (const Error& error) {
+        return require(error.code() == ErrorCode::kUnsupported, fmt::format("another error: {}", error.what()));
+      }
+      require(false, "it is asked for where it is not, and that is no error");
+    }
+    alone.open_device(rank.device);
+    require(!alone.fuses_norm(rank.device), "the kernel that fuses the norm is not NCCL's");
+    for (const int64_t bytes : {16, 8192, 1 << 20, 64 << 20})
+      require(alone.device_algorithm(bytes, DType::kBF16) == "nccl", fmt::format("{} bytes go another way", bytes));
+    Rank there{alone, rank.stream, rank.device, rank.rank, rank.size, rank.is_crowded, rank.shared};
+    SumCases cases(there, 40'000, net::Rounding::kEveryStep);
+    for (const int64_t count : {1, 4096, 40'000})
+      cases.check({"nccl", DType::kBF16, ReduceOp::kSum, count, 0, 0, false, static_cast<uint64_t>(count)});
+
+    const Buffer memory(rank.device, 4096);
+    const TensorView values = part_of(memory, DType::kF32, 0, 1000);
+    std::vector<float> ones(1000, 1.0f);
+    Graph graph(rank.stream, [&] { alone.all_reduce(values, values, ReduceOp::kSum, rank.stream); });
+    copy_to_device(ones.data(), values, rank.stream);
+    for (int i = 0; i < 3; ++i) graph.launch();
+    alone.wait(rank.stream);
+    copy_to_host(values, ones.data(), rank.stream);
+    const auto wanted = static_cast<float>(rank.size * rank.size * rank.size);
+    for (const float value : ones)
+      require(value == wanted, fmt::format("{}, not {}, after three replays", value, wanted));
   });
 }
 

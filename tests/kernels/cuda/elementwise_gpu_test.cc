@@ -30,7 +30,7 @@ TEST_P(GpuElementwise, RmsNorm) {
         for (int64_t i = 0; i < d; ++i) {
           const double exact = x.floats[static_cast<size_t>(r * d + i)] * scale * gain.floats[static_cast<size_t>(i)];
           // Rounding to the type; sums of d squares in float32, halved by the root; rsqrt and three products.
-          const double bound = (eps() + static_cast<double>(d + 8) * 0x1p-24) * std::abs(exact) + 1e-30;
+          const double bound = (eps() + static_cast<double>(d + 8) * 0x1p-24) * std::abs(exact) + least_of(type());
           ASSERT_NEAR(got[static_cast<size_t>(r * d + i)], exact, bound) << "d=" << d << " row " << r << " at " << i;
         }
       }
@@ -72,7 +72,8 @@ TEST_P(GpuElementwise, HeadRmsNormLeavesTheRestAlone) {
         for (int64_t i = 0; i < d; ++i) square += std::pow(x.floats[at(first + head * d + i)], 2);
         const double exact = x.floats[at(c)] / std::sqrt(square / static_cast<double>(d) + 1e-6) *
                              gain.floats[static_cast<size_t>((c - first) % d)];
-        ASSERT_NEAR(got[at(c)], exact, (eps() + static_cast<double>(d + 8) * 0x1p-24) * std::abs(exact) + 1e-30);
+        ASSERT_NEAR(got[at(c)], exact,
+                    (eps() + static_cast<double>(d + 8) * 0x1p-24) * std::abs(exact) + least_of(type()));
       }
   }
 }
@@ -129,7 +130,8 @@ TEST_P(GpuElementwise, SiluMul) {
                        up = x.floats[static_cast<size_t>(r * 2 * f + f + i)];
           const double exact = gate / (1 + std::exp(-gate)) * up;
           // __expf is good to about 2^-21 for the sizes here; a division and two products.
-          ASSERT_NEAR(got[static_cast<size_t>(r * f + i)], exact, (eps() + 0x1p-20) * std::abs(exact) + 1e-30)
+          ASSERT_NEAR(got[static_cast<size_t>(r * f + i)], exact,
+                      (eps() + 0x1p-20) * std::abs(exact) + least_of(type()))
               << "f=" << f;
         }
     }

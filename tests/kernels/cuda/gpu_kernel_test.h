@@ -9,7 +9,10 @@ namespace lane::kernels {
 inline constexpr Device kGpu{.kind = DeviceKind::kCuda, .index = 0};
 
 // 2^-8 for bfloat16: half a unit in the last place is at most this share of the value.
+// Rounding to the type: by this share of a number, or by this much near zero, where float16's numbers are evenly
+// spaced.
 inline double epsilon_of(DType type) { return type == DType::kBF16 ? 0x1p-8 : type == DType::kF16 ? 0x1p-11 : 0x1p-24; }
+inline double least_of(DType type) { return type == DType::kF16 ? 0x1p-25 : 1e-30; }
 
 inline std::vector<float> to_floats(const std::vector<char>& bytes, DType type, int64_t count) {
   std::vector<float> values(static_cast<size_t>(count));

@@ -39,16 +39,26 @@ struct Product {
 
   impl::DeviceMatrix matrix() const { return {weight.data(), weight.dtype(), n, k}; }
 
+  bool is_skinny(const TensorView& out) const { return cuda::is_skinny(x.view(), matrix(), bias.view(), out); }
+
   // Products of 16-bit numbers are exact in float32; k sums, each rounded by 2^-24 of what was added up so far (tensor
-  // cores truncate: twice that), then one rounding to the type.
-  double bound(size_t i) const {
-    return static_cast<double>(k + 2) * 0x1p-23 * magnitude[i] + epsilon_of(weight.dtype()) * std::abs(exact[i]) +
-           1e-30;
+  // cores truncate: twice that), then one rounding to the type. cuBLASLt's epilogues round the product before the bias
+  // is added, and round again.
+  double bound(size_t i, bool is_own) const {
+    const double eps = epsilon_of(weight.dtype()), product = exact[i] - bias.floats[i % static_cast<size_t>(n)];
+    return static_cast<double>(k + 2) * 0x1p-23 * magnitude[i] + eps * std::abs(exact[i]) +
+           (is_own ? 0 : eps * (1 + eps) * std::abs(product)) + least_of(weight.dtype());
   }
-  void expect_right(const std::vector<float>& got, const std::string& what) const {
-    for (size_t i = 0; i < exact.size(); ++i) ASSERT_NEAR(got[i], exact[i], bound(i)) << what << " at " << i;
+  void expect_right(const std::vector<float>& got, bool is_own, const std::string& what) const {
+    for (size_t i = 0; i < exact.size(); ++i) ASSERT_NEAR(got[i], exact[i], bound(i, is_own)) << what << " at " << i;
   }
 };
+
+const std::vector<cuda::SkinnyCut> kCuts = {
+    {}, {.blocks_per_sm = 2}, {.blocks_per_sm = 3, .ahead = 4}, {.blocks_per_sm = 1, .ahead = 1000}};
+std::string show(const cuda::SkinnyCut& cut) {
+  return " blocks " + std::to_string(cut.blocks_per_sm) + " ahead " + std::to_string(cut.ahead);
+}
 
 class GpuMatmul : public testing::TestWithParam<DType> {
  protected:
@@ -64,73 +74,73 @@ TEST_P(GpuMatmul, IsRightForAllShapes) {
       const Product product(GetParam(), m, n, k, stream_);
       const GpuMatrix out(m, n, GetParam(), stream_);
       matmul(product.x.view(), product.weight, product.bias.view(), out.view(), stream_);
-      product.expect_right(out.read(stream_),
+      product.expect_right(out.read(stream_), product.is_skinny(out.view()),
                            "m=" + std::to_string(m) + " n=" + std::to_string(n) + " k=" + std::to_string(k));
     }
 }
 
 TEST_P(GpuMatmul, FewRowsAreRightForAllCuts) {
   if (GetParam() == DType::kF32) GTEST_SKIP() << "for 16-bit weights";
-  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{48, 64}, {131, 1040}, {256, 2056}})
-    for (const int64_t m : {1, 3, 8, 16, 25, 32}) {
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{48, 64}, {131, 1040}, {256, 2056}, {4096, 1032}, {9096, 520}})
+    for (const int64_t m : {1, 3, 8, 9, 16, 25, 32}) {
       const Product product(GetParam(), m, n, k, stream_);
-      for (const int row_tiles : {1, 2, 4})
-        for (const int split : {1, 2, 4, 8}) {
-          const GpuMatrix out(m, n, GetParam(), stream_);
-          cuda::skinny_matmul(product.x.view(), product.matrix(), product.bias.view(), out.view(), false,
-                              {row_tiles, split}, stream_);
-          product.expect_right(out.read(stream_), "m=" + std::to_string(m) + " n=" + std::to_string(n) + " tiles " +
-                                                      std::to_string(row_tiles) + " split " + std::to_string(split));
-        }
+      for (const cuda::SkinnyCut& cut : kCuts) {
+        const GpuMatrix out(m, n, GetParam(), stream_);
+        cuda::skinny_matmul(product.x.view(), product.matrix(), product.bias.view(), out.view(), false, cut, stream_);
+        product.expect_right(out.read(stream_), true, "m=" + std::to_string(m) + " n=" + std::to_string(n) + show(cut));
+      }
     }
 }
 
 TEST_P(GpuMatmul, GatedIsTheProductThenSiluMul) {
   for (const auto& [f, k] : {std::pair<int64_t, int64_t>{24, 64}, {70, 1032}})
-    for (const int64_t m : {1, 5, 16, 32, 40}) {
+    for (const int64_t m : {1, 5, 16, 32, 40, 70}) {
       const Product product(GetParam(), m, 2 * f, k, stream_);
-      const auto expect_right = [&](const std::vector<float>& got, const std::string& what) {
+      const auto expect_right = [&](const std::vector<float>& got, bool is_own, const std::string& what) {
         for (int64_t r = 0; r < m; ++r)
           for (int64_t c = 0; c < f; ++c) {
             const auto gate_at = static_cast<size_t>(r * 2 * f + c), up_at = gate_at + static_cast<size_t>(f);
             const double gate = product.exact[gate_at], up = product.exact[up_at];
             const double sigmoid = 1 / (1 + std::exp(-gate)), exact = gate * sigmoid * up;
             // d silu is at most 1.1 d gate; both factors may be rounded to the type on their way (cuBLAS).
-            const double bound = 1.1 * product.bound(gate_at) * std::abs(up) +
-                                 product.bound(up_at) * (std::abs(gate * sigmoid) + 1.1 * product.bound(gate_at)) +
-                                 (epsilon_of(GetParam()) + 0x1p-20) * std::abs(exact) + 1e-30;
+            const double bound =
+                1.1 * product.bound(gate_at, is_own) * std::abs(up) +
+                product.bound(up_at, is_own) * (std::abs(gate * sigmoid) + 1.1 * product.bound(gate_at, is_own)) +
+                (epsilon_of(GetParam()) + 0x1p-20) * std::abs(exact) + least_of(GetParam());
             ASSERT_NEAR(got[static_cast<size_t>(r * f + c)], exact, bound) << what;
           }
       };
       const GpuMatrix scratch(m, 2 * f, GetParam(), stream_), out(m, f, GetParam(), stream_);
       matmul_silu_mul(product.x.view(), product.weight, product.bias.view(), scratch.view(), out.view(), stream_);
-      expect_right(out.read(stream_), "chosen");
+      expect_right(out.read(stream_), product.is_skinny(out.view()), "chosen");
       if (GetParam() == DType::kF32 || m > cuda::kSkinnyRows) continue;
-      for (const int row_tiles : {2, 4})
-        for (const int split : {1, 2, 8}) {
-          const GpuMatrix other(m, f, GetParam(), stream_);
-          cuda::skinny_matmul(product.x.view(), product.matrix(), product.bias.view(), other.view(), true,
-                              {row_tiles, split}, stream_);
-          expect_right(other.read(stream_), "tiles " + std::to_string(row_tiles) + " split " + std::to_string(split));
-        }
+      for (const cuda::SkinnyCut& cut : kCuts) {
+        const GpuMatrix other(m, f, GetParam(), stream_);
+        cuda::skinny_matmul(product.x.view(), product.matrix(), product.bias.view(), other.view(), true, cut, stream_);
+        expect_right(other.read(stream_), true, show(cut));
+      }
     }
 }
 
 // The same bits in every run, and whatever the other rows are.
 TEST_P(GpuMatmul, FewRowsAreRepeatable) {
   if (GetParam() == DType::kF32) GTEST_SKIP() << "for 16-bit weights";
-  const Product product(GetParam(), 8, 512, 2048, stream_);
-  const GpuMatrix first(8, 512, GetParam(), stream_), alone(1, 512, GetParam(), stream_);
+  constexpr int64_t kMost = cuda::kSkinnyRows;
+  const Product product(GetParam(), kMost, 512, 2048, stream_);
+  const GpuMatrix first(kMost, 512, GetParam(), stream_);
   matmul(product.x.view(), product.weight, product.bias.view(), first.view(), stream_);
   const std::vector<float> wanted = first.read(stream_);
   for (int i = 0; i < 20; ++i) {
     matmul(product.x.view(), product.weight, product.bias.view(), first.view(), stream_);
-    ASSERT_TRUE(same_bits(first.read(stream_), wanted, 8 * 512));
+    ASSERT_TRUE(same_bits(first.read(stream_), wanted, kMost * 512));
   }
-  for (int64_t row = 0; row < 8; ++row) {
-    matmul(product.x.view().row_range(row, 1), product.weight, product.bias.view(), alone.view(), stream_);
-    const std::vector<float> got = alone.read(stream_);
-    ASSERT_EQ(std::memcmp(got.data(), wanted.data() + row * 512, 512 * sizeof(float)), 0) << "row " << row;
+  for (const int64_t rows : {1, 5, 8, 9, 16, 17, 31}) {
+    const int64_t from = kMost - rows;
+    const GpuMatrix part(rows, 512, GetParam(), stream_);
+    matmul(product.x.view().row_range(from, rows), product.weight, product.bias.view(), part.view(), stream_);
+    const std::vector<float> got = part.read(stream_);
+    ASSERT_EQ(std::memcmp(got.data(), wanted.data() + from * 512, static_cast<size_t>(rows) * 512 * sizeof(float)), 0)
+        << rows << " rows";
   }
 }
 
