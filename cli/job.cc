@@ -91,9 +91,7 @@ Device gpu_of(int local_rank, std::string* uuid, std::string* why_not) {
   const Device gpu{DeviceKind::kCuda, local_rank % count};
   const DeviceInfo info = device_info(gpu);
   *uuid = info.uuid;
-  if (info.sm < 80)
-    *why_not = fmt::format("{} is of compute capability {}.{}; 8.0 (A100) or newer is needed", info.name, info.sm / 10,
-                           info.sm % 10);
+  *why_not = why_not_usable(info);
   return gpu;
 }
 

@@ -441,6 +441,9 @@ bool Communicator::fuses_norm(Device device) {
 
 void Communicator::wait(Stream& stream) {
   stream.synchronize();
+  check_failure();
+}
+void Communicator::check_failure() {
   if (impl_->on_device) impl_->on_device->check_failure();
 }
 

@@ -107,6 +107,8 @@ class Communicator {
   // Waits for the stream; throws if a collective on it failed. Work that was captured into graphs is not noticed by
   // the functions above: after replaying one, this is where failures show.
   void wait(Stream& stream);
+  // The same for a stream's work that is known to be done: throws if a collective on a GPU failed. Costs a few loads.
+  void check_failure();
 
   // On GPUs the ranks exchange in another way, which is set up at the first collective with tensors there, or here;
   // all ranks call it alike, ahead of any graph capture. What follows needs that.

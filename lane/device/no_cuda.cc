@@ -21,6 +21,7 @@ int cuda_device_count(std::string* why_none) {
   *why_none = "this build has no CUDA; configure with -DLANE_CUDA=ON (preset cuda)";
   return 0;
 }
+std::string cuda_architectures() { return {}; }
 void* cuda_allocate(int, int64_t) { no_cuda(); }
 void cuda_free(int, void*) noexcept {}
 void cuda_copy_to_device(const void*, void*, int64_t, void*) { no_cuda(); }

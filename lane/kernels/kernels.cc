@@ -9,6 +9,7 @@
 #include "lane/kernels/cpu/isa.h"
 #include "lane/kernels/cpu/layout.h"
 #include "lane/kernels/cpu/packed_matrix.h"
+#include "lane/kernels/cpu/random.h"
 #include "lane/kernels/impl/backend.h"
 
 // Checks shapes and, on the CPU, cuts the work into pieces for the threads of the stream; the arithmetic is in cpu/ and
@@ -72,7 +73,11 @@ PackedMatrix::PackedMatrix(Device device, DType dtype, int64_t n, int64_t k)
   if (device.kind == DeviceKind::kCuda)
     buffer_ = Buffer(dtype, {1, 1, n, k}, device);
   else
-    buffer_ = Buffer(device, cpu::Layout(dtype, n, k).bytes);
+    buffer_ = Buffer(device, bytes_on(device, dtype, n, k));
+}
+
+int64_t PackedMatrix::bytes_on(Device device, DType dtype, int64_t n, int64_t k) {
+  return device.kind == DeviceKind::kCuda ? n * k * size_of(dtype) : cpu::Layout(dtype, n, k).bytes;
 }
 
 void PackedMatrix::set_rows(int64_t first, TensorView rows, Stream& stream) {
@@ -81,21 +86,47 @@ void PackedMatrix::set_rows(int64_t first, TensorView rows, Stream& stream) {
   ensure(first >= 0 && first + rows.rows() <= n_, "the rows lie inside the matrix");
   ensure(rows.device.kind == DeviceKind::kCpu && stream.device() == device_, "rows come from the host to the matrix");
   if (device_.kind == DeviceKind::kCpu) return cpu::pack_rows(dtype_, buffer_.data(), first, rows);
-  store(rows, buffer_.view().row_range(first, rows.rows()), stream);
+  store(rows, device_rows(first, rows.rows()), stream);
+}
+
+TensorView PackedMatrix::device_rows(int64_t first, int64_t count) {
+  ensure(device_.kind == DeviceKind::kCuda, "rows lie one after the other on a GPU");
+  return buffer_.view().row_range(first, count);
 }
 
 void store(TensorView values, TensorView out, Stream& stream) {
   ensure(values.device.kind == DeviceKind::kCpu && out.device == stream.device(), "values come from the host");
-  ensure(is_weight_type(values.dtype) && is_weight_type(out.dtype) && values.count() == out.count(),
-         "there are as many values, of a type of weights");
   std::vector<char> converted;
   if (values.dtype != out.dtype) {
     converted.resize(static_cast<size_t>(out.bytes()));
-    cpu::convert(values, out.dtype, converted.data());
+    convert(values, {converted.data(), out.dtype, out.shape, {}});
     values.data = converted.data();
   }
   copy_to_device(values.data, out, stream);
   stream.synchronize();
+}
+
+void convert(TensorView values, TensorView out) {
+  ensure(values.device.kind == DeviceKind::kCpu && out.device.kind == DeviceKind::kCpu, "both are in host memory");
+  ensure(is_weight_type(values.dtype) && is_weight_type(out.dtype) && values.count() == out.count(),
+         "there are as many values, of a type of weights");
+  cpu::convert(values, out.dtype, out.data);
+}
+
+void fill_random(const RandomTensor& tensor, int64_t first_row, int64_t first_col, TensorView out, Stream& stream) {
+  ensure(is_activation(out, stream), "what is filled is of a type of weights, float32 on the CPU");
+  ensure(first_row >= 0 && first_col >= 0 && first_col + out.cols() <= tensor.cols, "a part lies inside its tensor");
+  const float scale = tensor.deviation * 1.7320508f / 32768;  // uniform on (-a, a): a standard deviation of a / sqrt(3)
+  const int64_t cols = tensor.cols;
+  if (is_on_gpu(stream))
+    return impl::cuda_fill_random(out, {tensor.key, cols, first_row, first_col, tensor.mean, scale}, stream);
+  const auto fill = [&](int64_t first, int64_t count, float* to) {
+    cpu::random_values(tensor.key, tensor.mean, scale, first, count, to);
+  };
+  float* const to = out.as<float>();
+  if (out.cols() == cols) return fill(first_row * cols, out.count(), to);
+  for (int64_t row = 0; row < out.rows(); ++row)
+    fill((first_row + row) * cols + first_col, out.cols(), to + row * out.cols());
 }
 
 DType activation_type(DType weights, Device device) { return device.kind == DeviceKind::kCuda ? weights : DType::kF32; }

@@ -28,9 +28,15 @@ class PackedMatrix {
   PackedMatrix() = default;
   PackedMatrix(Device device, DType dtype, int64_t n, int64_t k);  // dtype: float32, bfloat16 or float16
 
+  // What the constructor takes from `device`.
+  static int64_t bytes_on(Device device, DType dtype, int64_t n, int64_t k);
+
   // Stores `rows` (in host memory, row-major [count, k], float32, bfloat16 or float16; converted with rounding to
   // nearest even) as rows [first, first + count). On a GPU they are copied by `stream`, which is waited for.
   void set_rows(int64_t first, TensorView rows, Stream& stream);
+
+  // Rows [first, first + count) as they lie on a GPU, [count, k]: for copies and kernels that fill them.
+  TensorView device_rows(int64_t first, int64_t count);
 
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
@@ -49,6 +55,22 @@ class PackedMatrix {
 // Copies `values` (in host memory, float32, bfloat16 or float16) to `out` on the stream's device, converted to its
 // type, and waits for it.
 void store(TensorView values, TensorView out, Stream& stream);
+
+// The same from host memory to host memory, on the calling thread.
+void convert(TensorView values, TensorView out);
+
+// Random numbers in the form of a tensor of `cols` columns, any part of which can be made anywhere, with the same bits
+// on every device: element i, counted row by row, is the quarter i % 4 (of 16 bits, the lowest first) of
+// mix64(key ^ i / 4), spread evenly around `mean` with a standard deviation of `deviation`.
+struct RandomTensor {
+  uint64_t key = 0;
+  int64_t cols = 1;
+  float mean = 0, deviation = 0;
+};
+
+// out[i, j] = element (first_row + i, first_col + j), rounded to the type of `out`: one of weights on a GPU, float32 on
+// the CPU.
+void fill_random(const RandomTensor& tensor, int64_t first_row, int64_t first_col, TensorView out, Stream& stream);
 
 // The type of activations beside weights of `weights` on `device`.
 DType activation_type(DType weights, Device device);

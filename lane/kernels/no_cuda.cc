@@ -9,6 +9,7 @@ namespace {
 
 }  // namespace
 
+void cuda_fill_random(TensorView, const RandomPart&, Stream&) { refuse(); }
 void cuda_matmul(TensorView, const DeviceMatrix&, TensorView, TensorView, Stream&) { refuse(); }
 void cuda_matmul_silu_mul(TensorView, const DeviceMatrix&, TensorView, TensorView, TensorView, Stream&) { refuse(); }
 void cuda_embedding(const DeviceMatrix&, TensorView, int64_t, TensorView, Stream&) { refuse(); }

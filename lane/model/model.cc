@@ -16,6 +16,12 @@ struct Model::Workspace {
   Buffer last, logits;                                                         // [logit rows, ...]
 };
 
+// One of them, by its columns.
+struct Model::Activation {
+  Buffer Workspace::*buffer;
+  int64_t cols;
+};
+
 namespace {
 
 constexpr int64_t kFewRows = 32;
@@ -147,19 +153,33 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
   return logits;
 }
 
+// [tokens, cols] each.
+std::vector<Model::Activation> Model::activations_of(const ModelConfig& config, const plan::RankSlices& slices) {
+  const int64_t hidden = config.shape.hidden_size, head_dim = config.shape.head_dim, f = slices.intermediate.size();
+  return {{&Workspace::hidden, hidden},
+          {&Workspace::normed, hidden},
+          {&Workspace::partial, hidden},
+          {&Workspace::qkv, (slices.heads.size() + 2 * slices.kv_heads.size()) * head_dim},
+          {&Workspace::attended, slices.heads.size() * head_dim},
+          {&Workspace::gate_up, 2 * f},
+          {&Workspace::activated, f}};
+}
+
+int64_t Model::work_bytes(const ModelConfig& config, const plan::RankSlices& slices, DType activations, int64_t tokens,
+                          int64_t num_logits) {
+  int64_t cols = 0;
+  for (const Activation& activation : activations_of(config, slices)) cols += activation.cols;
+  const auto cos_sin = static_cast<int64_t>(2 * config.rope.inv_freq.size()) * size_of(DType::kF32);
+  const int64_t of_logits = config.shape.hidden_size + slices.vocab.size();
+  return tokens * (cols * size_of(activations) + cos_sin) + num_logits * of_logits * size_of(activations);
+}
+
 void Model::reserve(int64_t tokens, int64_t num_logits) {
   Workspace& w = *workspace_;
-  const int64_t hidden_size = config_.shape.hidden_size, f = slices_.intermediate.size();
+  const int64_t hidden_size = config_.shape.hidden_size;
   if (tokens > w.max_tokens) {
-    const auto rows_of = [&](int64_t cols) { return Buffer(w.dtype, {1, 1, tokens, cols}, w.device); };
-    const int64_t head_dim = config_.shape.head_dim;
-    w.hidden = rows_of(hidden_size);
-    w.normed = rows_of(hidden_size);
-    w.partial = rows_of(hidden_size);
-    w.qkv = rows_of((slices_.heads.size() + 2 * slices_.kv_heads.size()) * head_dim);
-    w.attended = rows_of(slices_.heads.size() * head_dim);
-    w.gate_up = rows_of(2 * f);
-    w.activated = rows_of(f);
+    for (const auto& [buffer, cols] : activations_of(config_, slices_))
+      w.*buffer = Buffer(w.dtype, {1, 1, tokens, cols}, w.device);
     w.cos_sin = Buffer(DType::kF32, {1, 1, tokens, 2 * w.inv_freq.view().count()}, w.device);
     w.max_tokens = tokens;
   }

@@ -47,6 +47,9 @@ class Model {
   // Makes room for batches up to this size; forward() does so too, but a graph keeps the addresses it was captured
   // with.
   void reserve(int64_t tokens, int64_t num_logits);
+  // What that takes.
+  static int64_t work_bytes(const ModelConfig& config, const plan::RankSlices& slices, DType activations,
+                            int64_t tokens, int64_t num_logits);
   int64_t weight_bytes() const { return weights_.bytes(); }
   // Bytes of weights that one decode step reads: everything but the embedding table's unused rows.
   int64_t bytes_per_step() const;
@@ -59,6 +62,8 @@ class Model {
   AttentionShape attention_shape_;
   Communicator* group_;
   struct Workspace;
+  struct Activation;
+  static std::vector<Activation> activations_of(const ModelConfig& config, const plan::RankSlices& slices);
   std::unique_ptr<Workspace> workspace_;  // grown to the largest batch seen
 };
 

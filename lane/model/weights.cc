@@ -13,6 +13,7 @@
 #include "lane/base/json.h"
 #include "lane/base/log.h"
 #include "lane/base/random.h"
+#include "lane/device/staging.h"
 #include "lane/model/safetensors.h"
 
 namespace lane {
@@ -21,7 +22,8 @@ namespace {
 using kernels::PackedMatrix;
 using plan::Range;
 
-constexpr int64_t kPieceBytes = int64_t{4} << 20;  // what a thread reads at once
+constexpr int64_t kPieceBytes = int64_t{4} << 20;        // what a thread reads at once
+constexpr int64_t kMostPinnedBytes = int64_t{64} << 20;  // of a rank: page-locked memory is taken from everybody
 
 // Columns `cols` of rows `rows` of one tensor; a vector is one row.
 struct Slice {
@@ -41,9 +43,20 @@ Slice vector_slice(std::string tensor, int64_t count, Range part) { return {std:
 
 // Slices stacked in one place of this rank: a matrix, or a vector of float32.
 struct Target {
-  PackedMatrix* matrix;
-  Buffer* vector;
-  std::vector<Slice> slices;
+  PackedMatrix* matrix = nullptr;
+  Buffer* vector = nullptr;
+  std::vector<Slice> slices = {};
+
+  // Of the matrix; a vector is a row of all slices one after the other.
+  int64_t rows() const { return matrix ? sum(&Slice::rows) : 1; }
+  int64_t cols() const { return matrix ? slices.front().cols.size() : sum(&Slice::cols); }
+
+ private:
+  int64_t sum(Range Slice::*part) const {
+    int64_t total = 0;
+    for (const Slice& slice : slices) total += (slice.*part).size();
+    return total;
+  }
 };
 
 // All that a rank loads, as data: the checks, the total for progress, the parallel loop and the random weights read
@@ -51,18 +64,26 @@ struct Target {
 struct WorkList {
   std::vector<Target> targets;
 
-  void add(PackedMatrix& to, std::vector<Slice> slices) { targets.push_back({&to, nullptr, std::move(slices)}); }
-  void add(Buffer& to, std::vector<Slice> slices) { targets.push_back({nullptr, &to, std::move(slices)}); }
+  void add(PackedMatrix& to, std::vector<Slice> slices) {
+    targets.push_back({.matrix = &to, .slices = std::move(slices)});
+  }
+  void add(Buffer& to, std::vector<Slice> slices) { targets.push_back({.vector = &to, .slices = std::move(slices)}); }
 
   void allocate(Device device, DType dtype) const {
-    for (const Target& target : targets) {
-      int64_t rows = 0, count = 0;
-      for (const Slice& slice : target.slices) rows += slice.rows.size(), count += slice.count();
+    for (const Target& target : targets)
       if (target.matrix)
-        *target.matrix = PackedMatrix(device, dtype, rows, target.slices.front().cols.size());
+        *target.matrix = PackedMatrix(device, dtype, target.rows(), target.cols());
       else
-        *target.vector = Buffer(kernels::activation_type(dtype, device), {1, 1, 1, count}, device);
-    }
+        *target.vector = Buffer(kernels::activation_type(dtype, device), {1, 1, 1, target.cols()}, device);
+  }
+
+  // What allocate() takes.
+  int64_t bytes(Device device, DType dtype) const {
+    int64_t bytes = 0;
+    for (const Target& target : targets)
+      bytes += target.matrix ? PackedMatrix::bytes_on(device, dtype, target.rows(), target.cols())
+                             : target.cols() * size_of(kernels::activation_type(dtype, device));
+    return bytes;
   }
 };
 
@@ -139,6 +160,8 @@ class Source {
   virtual DType dtype(const Slice& slice) const = 0;         // of what read() writes
   virtual DType stored_dtype(const Slice& slice) const = 0;  // in the checkpoint
   virtual void read(const Slice& slice, Range rows, void* out) const = 0;
+  // Makes all values where they are wanted, if that is on a GPU and nothing has to be read for it.
+  virtual bool fill_on_gpu(const WorkList&, Stream&) const { return false; }
 };
 
 std::string show_shape(const std::vector<int64_t>& shape) {
@@ -193,8 +216,7 @@ class CheckpointSource final : public Source {
   const Checkpoint& checkpoint_;
 };
 
-// Norms are 1, everything else is uniform with a standard deviation of 0.02. Four values share one random number, a
-// group of four being aligned in the whole tensor.
+// Norms are 1, everything else has a standard deviation of 0.02.
 class RandomSource final : public Source {
  public:
   RandomSource(uint64_t seed, DType stored_dtype) : seed_(seed), stored_dtype_(stored_dtype) {}
@@ -202,68 +224,59 @@ class RandomSource final : public Source {
   DType dtype(const Slice&) const override { return DType::kF32; }
   DType stored_dtype(const Slice&) const override { return stored_dtype_; }
   void read(const Slice& slice, Range rows, void* out) const override {
-    auto* values = static_cast<float*>(out);
-    if (slice.tensor.ends_with("norm.weight")) {
-      std::fill_n(values, rows.size() * slice.cols.size(), 1.0f);
-      return;
+    Stream here;  // the calling thread
+    kernels::fill_random(tensor_of(slice), rows.begin, slice.cols.begin,
+                         {out, DType::kF32, {1, 1, rows.size(), slice.cols.size()}, {}}, here);
+  }
+
+  bool fill_on_gpu(const WorkList& list, Stream& stream) const override {
+    if (stream.device().kind != DeviceKind::kCuda) return false;
+    for (const Target& target : list.targets) {
+      int64_t first = 0;  // row, or element of a vector
+      for (const Slice& slice : target.slices) {
+        const int64_t count = target.matrix ? slice.rows.size() : slice.cols.size();
+        const TensorView out = target.matrix
+                                   ? target.matrix->device_rows(first, count)
+                                   : as_column(*target.vector).row_range(first, count).reshaped({1, 1, 1, count});
+        kernels::fill_random(tensor_of(slice), slice.rows.begin, slice.cols.begin, out, stream);
+        first += count;
+      }
     }
-    const uint64_t key = mix64(random_bits(seed_, hash_name(slice.tensor)));
-    const int64_t cols = slice.shape.back();
-    if (slice.cols.size() == cols) return fill(key, rows.begin * cols, rows.size() * cols, values);
-    for (int64_t row = rows.begin; row < rows.end; ++row, values += slice.cols.size())
-      fill(key, row * cols + slice.cols.begin, slice.cols.size(), values);
+    stream.synchronize();
+    return true;
   }
 
  private:
-  static constexpr int64_t kBlock = 64;  // groups at a time: the second loop then runs in vector registers
-
-  // Values [first, first + count) of the tensor.
-  static void fill(uint64_t key, int64_t first, int64_t count, float* out) {
-    constexpr float kScale = 0.02f * 1.7320508f / 32768;  // uniform on (-a, a) has a standard deviation of a / sqrt(3)
-    std::array<uint64_t, kBlock> bits;
-    std::array<int16_t, kBlock * 4> parts;
-    while (count > 0) {
-      const int64_t group = first / 4, skipped = first % 4;
-      const int64_t num_groups = std::min(kBlock, (skipped + count + 3) / 4);
-      for (int64_t i = 0; i < num_groups; ++i)
-        bits[static_cast<size_t>(i)] = mix64(key ^ static_cast<uint64_t>(group + i));
-      std::memcpy(parts.data(), bits.data(), sizeof(bits[0]) * static_cast<size_t>(num_groups));
-      const int64_t taken = std::min(count, num_groups * 4 - skipped);
-      const int16_t* part = parts.data() + skipped;
-      for (int64_t i = 0; i < taken; ++i) out[i] = (static_cast<float>(part[i]) + 0.5f) * kScale;
-      out += taken, first += taken, count -= taken;
-    }
+  kernels::RandomTensor tensor_of(const Slice& slice) const {
+    if (slice.tensor.ends_with("norm.weight")) return {.cols = slice.shape.back(), .mean = 1};
+    return {.key = mix64(random_bits(seed_, hash_name(slice.tensor))), .cols = slice.shape.back(), .deviation = 0.02f};
   }
+  static TensorView as_column(const Buffer& vector) { return vector.view().reshaped({1, 1, vector.view().count(), 1}); }
 
   uint64_t seed_;
   DType stored_dtype_;
 };
 
-float as_float(const void* values, DType dtype, int64_t i) {
-  switch (dtype) {
-    case DType::kF32:
-      return static_cast<const float*>(values)[i];
-    case DType::kBF16:
-      return float_from_bf16(static_cast<const uint16_t*>(values)[i]);
-    default:
-      return float_from_f16(static_cast<const uint16_t*>(values)[i]);
-  }
-}
-
-// Rows [rows.begin, rows.end) of one target: whole groups of packed rows, so that no two pieces share one.
+// Rows of one target: whole groups of packed rows, so that no two pieces share one. A vector is one piece.
 struct Piece {
   const Target* target;
   Range rows;
+
+  // Where it goes on a GPU.
+  TensorView on_device() const {
+    return target->matrix ? target->matrix->device_rows(rows.begin, rows.size()) : target->vector->view();
+  }
 };
 
-std::vector<Piece> cut(const WorkList& list) {
+std::vector<Piece> cut(const WorkList& list, Device device) {
   std::vector<Piece> pieces;
   for (const Target& target : list.targets) {
     if (target.vector) {
       pieces.push_back({&target, {0, 1}});
       continue;
     }
-    const int64_t groups = kPieceBytes / (target.matrix->k() * size_of(DType::kF32) * PackedMatrix::kRowGroup);
+    const DType type = device.kind == DeviceKind::kCuda ? target.matrix->dtype() : DType::kF32;
+    const int64_t groups = kPieceBytes / (target.matrix->k() * size_of(type) * PackedMatrix::kRowGroup);
     const int64_t step = std::max<int64_t>(1, groups) * PackedMatrix::kRowGroup;
     for (int64_t row = 0; row < target.matrix->n(); row += step)
       pieces.push_back({&target, {row, std::min(row + step, target.matrix->n())}});
@@ -271,76 +284,134 @@ std::vector<Piece> cut(const WorkList& list) {
   return pieces;
 }
 
-// Fills pieces with one bounce buffer; every thread has a Loader of its own.
+// The rows of one slice that belong to a piece.
+struct Part {
+  const Slice* slice;
+  Range rows;     // of the slice's tensor
+  int64_t first;  // row of the target
+  std::array<int64_t, 4> shape() const { return {1, 1, rows.size(), slice->cols.size()}; }
+};
+
+// What a piece is made of, in its order.
+std::vector<Part> parts_of(const Piece& piece) {
+  std::vector<Part> parts;
+  int64_t first = 0;  // row of the target where the slice begins; those of a vector follow each other in its one row
+  for (const Slice& slice : piece.target->slices) {
+    const Range wanted{std::max(piece.rows.begin, first), std::min(piece.rows.end, first + slice.rows.size())};
+    const int64_t begin = slice.rows.begin + wanted.begin - first;
+    if (wanted.size() > 0) parts.push_back({&slice, {begin, begin + wanted.size()}, wanted.begin});
+    if (piece.target->matrix) first += slice.rows.size();
+  }
+  return parts;
+}
+
+// Fills pieces; every thread has a Loader of its own.
 class Loader {
  public:
-  Loader(const Source& source, Device device) : source_(source), stream_(device) {}
+  explicit Loader(const Source& source) : source_(source) {}
+  virtual ~Loader() = default;
+  virtual void load(const Piece& piece) = 0;
+  virtual void finish() {}  // returns when all of them are in place
 
-  // Returns the bytes done, as stored.
-  int64_t load(const Piece& piece) { return piece.target->matrix ? load_rows(piece) : load_vector(*piece.target); }
+ protected:
+  // In memory of the loader's, until the next call.
+  TensorView read(const Part& part) {
+    TensorView values{nullptr, source_.dtype(*part.slice), part.shape(), {}};
+    if (bounce_.size() < static_cast<size_t>(values.bytes())) bounce_.resize(static_cast<size_t>(values.bytes()));
+    values.data = bounce_.data();
+    source_.read(*part.slice, part.rows, values.data);
+    return values;
+  }
+  // To `out`, converted to its type.
+  void read_to(const Part& part, TensorView out) {
+    if (source_.dtype(*part.slice) == out.dtype)
+      source_.read(*part.slice, part.rows, out.data);
+    else
+      kernels::convert(read(part), out);
+  }
 
  private:
-  int64_t load_rows(const Piece& piece) {
-    PackedMatrix& matrix = *piece.target->matrix;
-    int64_t stored_bytes = 0, first = 0;  // row of the matrix where the slice begins
-    for (const Slice& slice : piece.target->slices) {
-      const Range wanted{std::max(piece.rows.begin, first), std::min(piece.rows.end, first + slice.rows.size())};
-      if (wanted.size() > 0) {
-        const int64_t begin = slice.rows.begin + wanted.begin - first;
-        void* values = read(slice, {begin, begin + wanted.size()});
-        matrix.set_rows(wanted.begin, {values, source_.dtype(slice), {1, 1, wanted.size(), matrix.k()}, {}}, stream_);
-        stored_bytes += wanted.size() * matrix.k() * size_of(source_.stored_dtype(slice));
-      }
-      first += slice.rows.size();
-    }
-    return stored_bytes;
-  }
-
-  int64_t load_vector(const Target& target) {
-    std::vector<float> joined;
-    int64_t stored_bytes = 0;
-    for (const Slice& slice : target.slices) {
-      const void* values = read(slice, slice.rows);
-      for (int64_t i = 0; i < slice.count(); ++i) joined.push_back(as_float(values, source_.dtype(slice), i));
-      stored_bytes += slice.count() * size_of(source_.stored_dtype(slice));
-    }
-    kernels::store({joined.data(), DType::kF32, {1, 1, 1, static_cast<int64_t>(joined.size())}, {}},
-                   target.vector->view(), stream_);
-    return stored_bytes;
-  }
-
-  void* read(const Slice& slice, Range rows) {
-    const auto bytes = static_cast<size_t>(rows.size() * slice.cols.size() * size_of(source_.dtype(slice)));
-    if (bounce_.size() < bytes) bounce_.resize(bytes);
-    source_.read(slice, rows, bounce_.data());
-    return bounce_.data();
-  }
-
   const Source& source_;
-  Stream stream_;  // for copies to a GPU
   std::vector<char> bounce_;
+};
+
+// Packs rows as the CPU's products want them.
+class HostLoader final : public Loader {
+ public:
+  using Loader::Loader;
+
+  void load(const Piece& piece) override {
+    if (piece.target->matrix) {
+      for (const Part& part : parts_of(piece)) piece.target->matrix->set_rows(part.first, read(part), stream_);
+      return;
+    }
+    TensorView rest = piece.target->vector->view();
+    for (const Part& part : parts_of(piece)) {
+      rest.shape = part.shape();
+      read_to(part, rest);
+      rest.data = static_cast<char*>(rest.data) + rest.bytes();
+    }
+  }
+
+ private:
+  Stream stream_;
+};
+
+// Reads into page-locked memory while the piece before is on its way.
+class DeviceLoader final : public Loader {
+ public:
+  DeviceLoader(const Source& source, Device gpu, int64_t piece_bytes) : Loader(source), staging_(gpu, piece_bytes) {}
+
+  void load(const Piece& piece) override {
+    const TensorView to = piece.on_device();
+    auto* at = static_cast<char*>(staging_.next());
+    for (const Part& part : parts_of(piece)) {
+      const TensorView out{at, to.dtype, part.shape(), {}};
+      read_to(part, out);
+      at += out.bytes();
+    }
+    staging_.send(to);
+  }
+  void finish() override { staging_.finish(); }
+
+ private:
+  Staging staging_;
 };
 
 void load_all(const WorkList& list, const Source& source, int64_t total_bytes, const LoadOptions& options,
               Stream& stream) {
-  const std::vector<Piece> pieces = cut(list);
+  const bool on_gpu = stream.device().kind == DeviceKind::kCuda;
+  const std::vector<Piece> pieces = cut(list, stream.device());
   const auto num_pieces = static_cast<int64_t>(pieces.size());
+  int64_t num_loaders = stream.threads().size(), piece_bytes = 0;
+  if (on_gpu) {
+    for (const Piece& piece : pieces) piece_bytes = std::max(piece_bytes, piece.on_device().bytes());
+    num_loaders = std::clamp<int64_t>(kMostPinnedBytes / (Staging::kPieces * piece_bytes), 1, num_loaders);
+  }
   std::atomic<int64_t> next{0}, done{0};
   const auto caller = std::this_thread::get_id();
-  stream.threads().run(stream.threads().size(), [&](int64_t) {
-    Loader loader(source, stream.device());
+  stream.threads().run(num_loaders, [&](int64_t) {
     try {
+      std::unique_ptr<Loader> loader;
+      if (on_gpu)
+        loader = std::make_unique<DeviceLoader>(source, stream.device(), piece_bytes);
+      else
+        loader = std::make_unique<HostLoader>(source);
       for (int64_t i; (i = next.fetch_add(1)) < num_pieces;) {
-        const int64_t bytes = loader.load(pieces[static_cast<size_t>(i)]);
+        const Piece& piece = pieces[static_cast<size_t>(i)];
+        loader->load(piece);
+        int64_t bytes = 0;  // as stored
+        for (const Part& part : parts_of(piece))
+          bytes += part.rows.size() * part.slice->cols.size() * size_of(source.stored_dtype(*part.slice));
         const int64_t so_far = done.fetch_add(bytes) + bytes;
         if (options.progress && std::this_thread::get_id() == caller) options.progress(so_far, total_bytes);
       }
+      loader->finish();
     } catch (...) {
       next = num_pieces;  // the others need not go on
       throw;
     }
   });
-  if (options.progress) options.progress(total_bytes, total_bytes);
 }
 
 }  // namespace
@@ -354,6 +425,13 @@ int64_t Weights::bytes() const {
       bytes += vector->bytes();
   }
   return bytes;
+}
+
+int64_t weight_bytes(const ModelConfig& config, const plan::ParallelPlan& plan, int rank, DType dtype, Device device) {
+  Weights none;
+  WorkList list;
+  list_weights(config, plan::slices_of(plan, config.shape, rank), rank, "", none, list);
+  return list.bytes(device, dtype);
 }
 
 Weights load_weights(const std::string& folder, const ModelConfig& config, const plan::ParallelPlan& plan, int rank,
@@ -384,7 +462,8 @@ Weights load_weights(const std::string& folder, const ModelConfig& config, const
   for (const Target& target : list.targets)
     for (const Slice& slice : target.slices) share += slice.count() * size_of(source->stored_dtype(slice));
   list.allocate(stream.device(), options.dtype);
-  load_all(list, *source, share, options, stream);
+  if (!source->fill_on_gpu(list, stream)) load_all(list, *source, share, options, stream);
+  if (options.progress) options.progress(share, share);
   if (report)
     *report = {.bytes_read = checkpoint ? checkpoint->bytes_read() : 0,
                .bytes_share = share,

@@ -48,8 +48,13 @@ struct LoadReport {
   double seconds = 0;
 };
 
-// Reads the slices that `plan` gives to `rank`, on all threads of `stream`. Beyond the weights themselves it needs a
-// few MB a thread. Error{kCorruptData} names the file and tensor that does not fit; it comes before anything is read.
+// What load_weights() takes for them on `device`.
+int64_t weight_bytes(const ModelConfig& config, const plan::ParallelPlan& plan, int rank, DType dtype, Device device);
+
+// Reads the slices that `plan` gives to `rank`, on all threads of `stream`, straight to where they are wanted. Beyond
+// the weights themselves it needs a few MB a thread; for a GPU, at most 64 MiB of page-locked memory in all, through
+// which they go while the next are read. Random weights are made on the GPU itself. Error{kCorruptData} names the file
+// and tensor that does not fit; it comes before anything is read.
 Weights load_weights(const std::string& folder, const ModelConfig& config, const plan::ParallelPlan& plan, int rank,
                      const LoadOptions& options, Stream& stream, LoadReport* report);
 

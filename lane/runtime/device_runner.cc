@@ -2,6 +2,7 @@
 #include <chrono>
 #include <map>
 #include <thread>
+#include <utility>
 
 #include "lane/base/log.h"
 #include "lane/base/random.h"
@@ -9,6 +10,7 @@
 #include "lane/base/units.h"
 #include "lane/device/device_info.h"
 #include "lane/device/graph.h"
+#include "lane/device/memory_error.h"
 #include "lane/kernels/step.h"
 #include "lane/runtime/step_runner.h"
 
@@ -82,8 +84,7 @@ class DeviceRunner final : public StepRunner {
   ~DeviceRunner() override {
     try {
       stream_->synchronize();  // graphs and buffers go only when nothing uses them
-    } catch (const Error& error) {
-      log(LogLevel::kWarn, error.what());
+    } catch (const Error&) {   // whoever waited for a step was told; a lost GPU uses nothing
     }
   }
 
@@ -128,7 +129,7 @@ class DeviceRunner final : public StepRunner {
   }
 
  private:
-  // A recorded step and what its kernels refer to.
+  // A recorded step and what its kernels refer to; without either, where there was no memory for it.
   struct Recorded {
     std::unique_ptr<AttentionState> state;
     Graph graph;
@@ -242,30 +243,52 @@ class DeviceRunner final : public StepRunner {
     const HostBatch padded{query_start_, kv_length_};
     const auto found = graphs_.find(places);
     if (found == graphs_.end()) {
-      // Run once as it is: libraries set themselves up at a first call, which cannot be recorded. Recorded after that,
-      // for the next step of this size.
-      const auto start = std::chrono::steady_clock::now();
-      const int64_t free = device_info(stream_->device()).free_memory_bytes;
-      Recorded made{.state = make_state({.max_seqs = places,
-                                         .max_tokens = places,
-                                         .max_query = 1,
-                                         .max_kv = options_.max_model_len,
-                                         .is_captured = true}),
-                    .graph = {}};
-      open(shape, padded, made.state.get());
-      enqueue(shape, made.state.get());
-      group_->wait(*stream_);
-      made.graph = Graph(*stream_, [&] { enqueue(shape, made.state.get()); });
-      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      const int64_t taken = std::max<int64_t>(free - device_info(stream_->device()).free_memory_bytes, 0);
-      graph_stats_ = {graph_stats_.count + 1, graph_stats_.bytes + taken, graph_stats_.seconds + took.count()};
-      log(LogLevel::kInfo, "graph for " + std::to_string(places) + " sequences: " + format_duration(took.count()) +
-                               ", " + format_bytes(static_cast<double>(taken)));
-      graphs_.emplace(places, std::move(made));
-      return;
+      run_and_record(shape, padded);
+    } else if (found->second.graph) {
+      open(shape, padded, found->second.state.get());
+      found->second.graph.launch(*stream_);
+    } else {
+      run_eagerly(shape, padded);
     }
-    open(shape, padded, found->second.state.get());
-    found->second.graph.launch(*stream_);
+  }
+
+  // A step that is run once as it is, since libraries set themselves up at a first call, which cannot be recorded; and
+  // recorded after that, for the next step of this size. Memory may lack for the state and for the graph.
+  void run_and_record(const StepShape& shape, const HostBatch& lists) {
+    const auto start = std::chrono::steady_clock::now();
+    const int64_t free = device_info(stream_->device()).free_memory_bytes;
+    const std::string name = "graph for " + std::to_string(shape.seqs) + " sequences: ";
+    Recorded& made = graphs_[shape.seqs];
+    const auto do_without = [&](const DeviceMemoryError& error) {
+      made = {};
+      const bool is_first = !std::exchange(lacked_memory_, true);
+      log(is_first ? LogLevel::kWarn : LogLevel::kInfo, name + "none, its steps take longer: " + error.what());
+    };
+    try {
+      made.state = make_state({.max_seqs = shape.seqs,
+                               .max_tokens = shape.tokens,
+                               .max_query = 1,
+                               .max_kv = shape.max_kv,
+                               .is_captured = true});
+    } catch (const DeviceMemoryError& error) {
+      do_without(error);
+      return run_eagerly(shape, lists);
+    }
+    open(shape, lists, made.state.get());
+    enqueue(shape, made.state.get());
+    group_->wait(*stream_);
+    try {
+      made.graph = Graph(*stream_, [&] {
+        enqueue(shape, made.state.get());
+        if (options_.while_recording) options_.while_recording(shape.seqs);
+      });
+    } catch (const DeviceMemoryError& error) {
+      return do_without(error);
+    }
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const int64_t taken = std::max<int64_t>(free - device_info(stream_->device()).free_memory_bytes, 0);
+    graph_stats_ = {graph_stats_.count + 1, graph_stats_.bytes + taken, graph_stats_.seconds + took.count()};
+    log(LogLevel::kInfo, name + format_duration(took.count()) + ", " + format_bytes(static_cast<double>(taken)));
   }
 
   // The host's sampler takes part: it knows all rules.
@@ -319,6 +342,7 @@ class DeviceRunner final : public StepRunner {
       if (Clock::now() > deadline)
         throw Error(ErrorCode::kTimeout, "a step on the GPU takes longer than twice LANE_TIMEOUT_MS");
     }
+    group_->check_failure();  // a collective that gave up let the step go on with whatever was there
   }
 
   Model* model_;
@@ -339,6 +363,7 @@ class DeviceRunner final : public StepRunner {
   GraphStats graph_stats_;
   size_t rows_of_[StepBoard::kSlots] = {};
   int64_t num_launched_ = 0, num_collected_ = 0;
+  bool lacked_memory_ = false;
 };
 
 }  // namespace

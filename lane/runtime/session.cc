@@ -31,6 +31,9 @@ int64_t least_over_ranks(int64_t mine, Communicator& group) {
   return std::atoll(group.broadcast_text(std::to_string(least), 0).c_str());
 }
 
+// Waits for all ranks, however long they take.
+void meet(Communicator& group) { least_over_ranks(0, group); }
+
 }  // namespace
 
 Session::Session(const SessionOptions& options, Communicator* group)
@@ -47,13 +50,6 @@ Session::Session(const SessionOptions& options, Communicator* group)
   if (options_.num_threads == 0) options_.num_threads = std::max(1, machine_.num_threads() / options_.local_ranks);
   stream_ = std::make_unique<Stream>(options_.device, options_.num_threads);
   dtype_ = choose_dtype(options_.dtype, config.dtype);
-  Weights weights = load_weights(options_.model, config, plan, group_->rank(),
-                                 {.dtype = dtype_,
-                                  .dummy = options_.dummy_weights,
-                                  .dummy_seed = options_.seed,
-                                  .progress = options_.load_progress},
-                                 *stream_, &load_report_);
-
   const plan::RankSlices slices = plan::slices_of(plan, config.shape, group_->rank());
   kv_layout_ = {.num_layers = config.shape.num_layers,
                 .num_kv_heads = static_cast<int>(slices.kv_heads.size()),
@@ -70,11 +66,23 @@ Session::Session(const SessionOptions& options, Communicator* group)
                        options_.attention_backend == "auto" ? setting("LANE_ATTENTION") : options_.attention_backend);
   attention_name_ = attention.backend->name();
   if (!attention.passed_over.empty()) log(LogLevel::kInfo, "attention: " + attention.passed_over);
+  if (options_.device.kind == DeviceKind::kCuda) {
+    meet(*group_);                         // GPUs take their time to start, and a collective waits for LANE_TIMEOUT_MS
+    group_->open_device(options_.device);  // takes memory, too, and says early where GPUs cannot reach each other
+    check_gpu_memory(config, plan);
+    meet(*group_);  // nobody loads unless all can
+  }
+  Weights weights = load_weights(options_.model, config, plan, group_->rank(),
+                                 {.dtype = dtype_,
+                                  .dummy = options_.dummy_weights,
+                                  .dummy_seed = options_.seed,
+                                  .progress = options_.load_progress},
+                                 *stream_, &load_report_);
 
   model_ = std::make_unique<Model>(config, std::move(weights), plan, *attention.backend, *group_);
   if (options_.device.kind == DeviceKind::kCuda)
     model_->reserve(options_.max_num_batched_tokens, std::min(options_.max_num_seqs, options_.max_num_batched_tokens));
-  least_over_ranks(0, *group_);  // all weights are in memory: what is free now is free for the cache
+  meet(*group_);  // all weights are in memory: what is free now is free for the cache
   const int64_t num_blocks = choose_num_blocks(config);
   kv_cache_tokens_ = num_blocks * options_.block_tokens;
 
@@ -92,22 +100,50 @@ Session::Session(const SessionOptions& options, Communicator* group)
                                      stream_.get());
 }
 
+GpuMemory Session::gpu_memory() const {
+  const DeviceInfo info = device_info(options_.device);
+  const int gpus = std::max(1, num_gpus());
+  return {.gpu = fmt::format("GPU {} ({})", options_.device.index, info.name),
+          .total_bytes = info.memory_bytes,
+          .free_bytes = info.free_memory_bytes,
+          .utilization = options_.gpu_memory_utilization,
+          .num_ranks = (options_.local_ranks + gpus - 1) / gpus};
+}
+
+// Before anything is loaded: a rank whose GPU is too small says so, and no other begins.
+void Session::check_gpu_memory(const ModelConfig& config, const plan::ParallelPlan& plan) const {
+  const int64_t block_tokens = options_.block_tokens, fixed = options_.kv_cache_memory_bytes;
+  // Without a length that was asked for, sequences are cut to what there is room for.
+  const int64_t blocks = std::max<int64_t>(1, (options_.max_model_len + block_tokens - 1) / block_tokens);
+  const int64_t cache = fixed > 0 ? fixed : blocks * kv_layout_.block_bytes();
+  check_fits({.weights_bytes = weight_bytes(config, plan, group_->rank(), dtype_, options_.device),
+              .work_bytes =
+                  Model::work_bytes(config, plan::slices_of(plan, config.shape, group_->rank()),
+                                    kernels::activation_type(dtype_, options_.device), options_.max_num_batched_tokens,
+                                    std::min(options_.max_num_seqs, options_.max_num_batched_tokens)),
+              .cache_bytes = cache,
+              .cache_tokens = cache / kv_layout_.block_bytes() * block_tokens,
+              .group_size = group_->size(),
+              .is_cache_fixed = fixed > 0},
+             gpu_memory());
+}
+
 // Bytes of this rank that the cache may take.
 int64_t Session::cache_budget() const {
   // Half of what is free: pages are taken as they are filled, and other programs live here too.
   if (options_.device.kind == DeviceKind::kCpu)
     return topology::discover().free_memory_bytes / 2 / options_.local_ranks;
-  const DeviceInfo gpu = device_info(options_.device);
-  const auto wanted = static_cast<int64_t>(options_.gpu_memory_utilization * static_cast<double>(gpu.memory_bytes));
-  const int64_t used = gpu.memory_bytes - gpu.free_memory_bytes;
-  if (wanted <= used)
+  const GpuMemory gpu = gpu_memory();
+  const int64_t budget = gpu.budget_bytes();
+  if (budget == 0)
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--gpu-memory-utilization {} of the GPU's {} is {}, of which {} are taken (weights of this "
-                            "rank: {}); nothing is left for the KV cache. Raise it, or use more ranks",
-                            options_.gpu_memory_utilization, format_bytes(static_cast<double>(gpu.memory_bytes)),
-                            format_bytes(static_cast<double>(wanted)), format_bytes(static_cast<double>(used)),
-                            format_bytes(static_cast<double>(model_->weight_bytes()))));
-  return wanted - used;
+                fmt::format("{}: nothing is left for the KV cache of what --gpu-memory-utilization {} allows, now that "
+                            "weights ({} of this rank) and work space are there: {} of {} are free. Raise it, or use "
+                            "more ranks (--tp)",
+                            gpu.gpu, gpu.utilization, format_bytes(static_cast<double>(model_->weight_bytes())),
+                            format_bytes(static_cast<double>(gpu.free_bytes)),
+                            format_bytes(static_cast<double>(gpu.total_bytes))));
+  return budget;
 }
 
 // As many blocks as the memory budget holds, but no more than max_num_seqs sequences of full length could use.
@@ -163,6 +199,8 @@ std::string Session::describe() const {
     text += fmt::format(", {} read in {} ({})", format_bytes(static_cast<double>(load_report_.bytes_read)),
                         format_duration(load_report_.seconds),
                         format_rate(static_cast<double>(load_report_.bytes_read) / load_report_.seconds));
+  else
+    text += fmt::format(", random, made in {}", format_duration(load_report_.seconds));
   text += fmt::format(
       "\nKV cache size: {} tokens ({} per rank)\n", format_count(kv_cache_tokens_),
       format_bytes(static_cast<double>(kv_cache_tokens_ / kv_layout_.block_tokens * kv_layout_.block_bytes())));

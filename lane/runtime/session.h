@@ -12,6 +12,7 @@
 #include "lane/model/tokenizer.h"
 #include "lane/model/weights.h"
 #include "lane/runtime/engine.h"
+#include "lane/runtime/gpu_memory.h"
 #include "lane/topology/machine.h"
 
 namespace lane {
@@ -62,6 +63,8 @@ class Session {
   std::string describe() const;
 
  private:
+  void check_gpu_memory(const ModelConfig& config, const plan::ParallelPlan& plan) const;
+  GpuMemory gpu_memory() const;
   int64_t choose_num_blocks(const ModelConfig& config);
   int64_t cache_budget() const;
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -50,11 +51,14 @@ std::unique_ptr<StepRunner> make_cpu_runner(Model* model, Communicator* group, c
 struct DeviceRunnerOptions {
   int64_t max_seqs = 0, max_tokens = 0, max_model_len = 0;  // of a step; of a sequence
   bool use_graphs = true;
+  std::function<void(int64_t places)> while_recording = {};  // for tests: what it throws, recording a graph throws
 };
 
 // On a GPU a step that only decodes is one graph, recorded when the first step of its size comes; sizes are rounded up
 // (1, 2, 4, 8, 12, ... ), the places left over are empty. Tokens are chosen on the GPU, except in a step with a row
-// that wants penalties, filters or log-probabilities: the host samples that one, and waits for its logits.
+// that wants penalties, filters or log-probabilities: the host samples that one, and waits for its logits. Where a
+// graph finds no memory, steps of its size are launched kernel by kernel, with one warning; the other ranks need not
+// know, for a graph launches the same collectives.
 std::unique_ptr<StepRunner> make_device_runner(Model* model, Communicator* group, const KvCache* cache, Stream* stream,
                                                const DeviceRunnerOptions& options);
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -236,6 +237,23 @@ TEST_F(Program, HelpTeaches) {
   EXPECT_NE(lane({"--help"}).out.find("lane generate --prompt"), std::string::npos);
   for (const char* command : {"generate", "run-batch", "tokenize", "env", "bench"})
     EXPECT_EQ(lane({command, "--help"}).status, 0) << command;
+}
+
+// With and without CUDA in this build; a machine with a GPU has tests of its own.
+TEST_F(Program, WithoutAGpuSaysWhatIsMissing) {
+  for (const char* ranks : {"1", "2"}) {
+    const Outcome outcome = lane({"generate", "--device", "cuda", "--prompt", "Who are you?", "--tp", ranks});
+    if (outcome.status == 0) GTEST_SKIP() << "this machine has a GPU";
+    EXPECT_EQ(outcome.status, 1) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_NE(outcome.err.find("--device cuda: "), std::string::npos) << outcome.err;
+    const bool has_remedy = outcome.err.find("-DLANE_CUDA=ON") != std::string::npos ||
+                            outcome.err.find("or newer") != std::string::npos ||
+                            outcome.err.find("nvidia-smi") != std::string::npos;
+    EXPECT_TRUE(has_remedy) << outcome.err;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), std::atoi(ranks))
+        << "a line for each rank: " << outcome.err;
+  }
 }
 
 }  // namespace

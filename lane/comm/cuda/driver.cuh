@@ -9,6 +9,7 @@
 #include <string>
 
 #include "lane/base/error.h"
+#include "lane/device/cuda/native.cuh"
 
 namespace lane::cuda {
 
@@ -33,6 +34,7 @@ struct Driver {
     return is_known ? std::string(text) : "error " + std::to_string(static_cast<int>(status));
   }
   void check(CUresult status, const std::string& doing) const {
+    if (status == CUDA_ERROR_OUT_OF_MEMORY) fail(cudaErrorMemoryAllocation, doing.c_str());
     if (status != CUDA_SUCCESS)
       throw Error(ErrorCode::kDevice, "CUDA's driver failed while " + doing + ": " + words(status));
   }

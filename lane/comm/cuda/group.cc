@@ -136,10 +136,13 @@ class CudaGroup final : public DeviceGroup {
   }
 
   ~CudaGroup() override {
-    const OnDevice on(device_);
+    int before = device_;
+    cudaGetDevice(&before);
+    cudaSetDevice(device_);   // unchecked, as all here: the GPU may be lost
     cudaDeviceSynchronize();  // kernels under way end, by their deadline or the watch's word if not by themselves
     proxy_.reset();
     watch_.reset();
+    cudaSetDevice(before);
   }
 
   void all_reduce(TensorView in, TensorView out, ReduceOp op, Stream& stream) override {

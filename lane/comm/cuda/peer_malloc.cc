@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 
+#include "lane/base/units.h"
 #include "lane/comm/cuda/peer_blocks.h"
 #include "lane/device/cuda/native.cuh"
 
@@ -20,7 +21,9 @@ class DeviceBlock {
  public:
   explicit DeviceBlock(int64_t bytes) : DeviceBlock() {  // delegates: if it throws, the destructor still runs
     const size_t whole = static_cast<size_t>((bytes + kPageBytes - 1) / kPageBytes * kPageBytes);
-    check(cudaMalloc(&memory_, whole), "allocating GPU memory to share");
+    const std::string doing =
+        fmt::format("allocating {} to share with other ranks", format_bytes(static_cast<double>(whole)));
+    check(cudaMalloc(&memory_, whole), doing.c_str());
     check(cudaMemset(memory_, 0, whole), "clearing GPU memory to share");
     check(cudaDeviceSynchronize(), "waiting for cleared GPU memory");
   }

@@ -1,5 +1,9 @@
 #include "lane/device/impl/backend.h"
 
+#include <fmt/format.h>
+
+#include "lane/base/units.h"
+#include "lane/device/cuda/failure.h"
 #include "lane/device/cuda/native.cuh"
 
 namespace lane::impl {
@@ -44,8 +48,15 @@ std::unique_ptr<StreamBackend> borrow_cuda_stream(void* native) {
 PinnedMemory cuda_pin(int device_index, int64_t bytes) {
   PinnedMemory memory{};
   cuda::check(cudaSetDevice(device_index), "choosing the device of shared memory");
-  cuda::check(cudaHostAlloc(&memory.host, static_cast<size_t>(bytes), cudaHostAllocMapped | cudaHostAllocPortable),
-              "allocating host memory for a GPU");
+  const cudaError_t status =
+      cudaHostAlloc(&memory.host, static_cast<size_t>(bytes), cudaHostAllocMapped | cudaHostAllocPortable);
+  if (status == cudaErrorMemoryAllocation) {  // the host's, not the GPU's
+    cudaGetLastError();
+    throw Error(ErrorCode::kSystem, fmt::format("the system gave no {} of page-locked memory; end other programs, or "
+                                                "look at the limits of this container",
+                                                format_bytes(static_cast<double>(bytes))));
+  }
+  cuda::check(status, "allocating host memory for a GPU");
   cuda::check(cudaHostGetDevicePointer(&memory.on_device, memory.host, 0), "showing host memory to a GPU");
   return memory;
 }
@@ -53,8 +64,8 @@ void cuda_unpin(void* host) noexcept { cudaFreeHost(host); }
 
 DeviceInfo cuda_device_info(int device_index) {
   cudaDeviceProp properties{};
-  cuda::check(cudaGetDeviceProperties(&properties, device_index), "asking what a GPU is");
   cuda::check(cudaSetDevice(device_index), "choosing a device");
+  cuda::check(cudaGetDeviceProperties(&properties, device_index), "asking what a GPU is");
   size_t free = 0, total = 0;
   cuda::check(cudaMemGetInfo(&free, &total), "asking for free device memory");
   std::string uuid;
@@ -73,17 +84,25 @@ int cuda_device_count(std::string* why_none) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
     cudaGetLastError();
-    *why_none = std::string("no GPU can be used: ") + cudaGetErrorString(status);
+    int driver = 0, runtime = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    *why_none = cuda::why_no_gpu(status, driver, runtime);
     return 0;
   }
-  if (count == 0) *why_none = "no GPU is visible; look at CUDA_VISIBLE_DEVICES";
+  if (count == 0) *why_none = cuda::why_no_gpu(cudaErrorNoDevice, 0, 0);
   return count;
 }
+std::string cuda_architectures() { return LANE_CUDA_ARCHITECTURES; }
 
 void* cuda_allocate(int device_index, int64_t bytes) {
   void* memory = nullptr;
   cuda::check(cudaSetDevice(device_index), "choosing the device of an allocation");
-  cuda::check(cudaMalloc(&memory, static_cast<size_t>(bytes)), "allocating device memory");
+  const cudaError_t status = cudaMalloc(&memory, static_cast<size_t>(bytes));
+  if (status != cudaSuccess) {
+    const std::string doing = "allocating " + format_bytes(static_cast<double>(bytes));
+    cuda::fail(status, doing.c_str());
+  }
   return memory;
 }
 

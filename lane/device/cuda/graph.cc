@@ -1,3 +1,5 @@
+#include <exception>
+
 #include "lane/device/cuda/native.cuh"
 #include "lane/device/impl/backend.h"
 
@@ -23,21 +25,29 @@ std::unique_ptr<GraphBackend> record_cuda_graph(int device_index, void* native_s
   const auto stream = static_cast<cudaStream_t>(native_stream);
   cuda::check(cudaSetDevice(device_index), "choosing the device of a graph");
   cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "beginning to record a graph");
-  cudaGraph_t graph = nullptr;
+  std::exception_ptr why;
   try {
     work();
   } catch (...) {
-    cudaStreamEndCapture(stream, &graph);  // the stream is of use again
-    if (graph != nullptr) cudaGraphDestroy(graph);
-    cudaGetLastError();
-    throw;
+    why = std::current_exception();
   }
-  cuda::check(cudaStreamEndCapture(stream, &graph), "recording a graph");
+  // Whatever happened, the stream is of use again.
+  cudaGraph_t graph = nullptr;
+  const cudaError_t recorded = cudaStreamEndCapture(stream, &graph);
   cudaGraphExec_t ready = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&ready, graph, 0);
-  cudaGraphDestroy(graph);
-  cuda::check(status, "making a graph ready (with little device memory left, lower --gpu-memory-utilization)");
-  return std::make_unique<CudaGraph>(ready);
+  cudaError_t made = recorded;
+  if (!why && recorded == cudaSuccess) made = cudaGraphInstantiate(&ready, graph, 0);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (why) {
+    cudaGetLastError();
+    std::rethrow_exception(why);
+  }
+  cuda::check(recorded, "recording a graph");
+  cuda::check(made, "making a graph ready");
+  auto result = std::make_unique<CudaGraph>(ready);
+  // Takes the device memory that the first launch would take, when it is too late to do without.
+  cuda::check(cudaGraphUpload(ready, stream), "bringing a graph to the GPU");
+  return result;
 }
 
 }  // namespace lane::impl

@@ -35,6 +35,7 @@ PinnedMemory cuda_pin(int device_index, int64_t bytes);
 void cuda_unpin(void* host) noexcept;
 DeviceInfo cuda_device_info(int device_index);
 int cuda_device_count(std::string* why_none);
+std::string cuda_architectures();  // that kernels were compiled for, as CMake lists them; empty without CUDA
 void* cuda_allocate(int device_index, int64_t bytes);
 void cuda_free(int device_index, void* memory) noexcept;
 void cuda_copy_to_device(const void* host, void* device, int64_t bytes, void* native_stream);

@@ -6,6 +6,14 @@
 
 namespace lane::kernels::impl {
 
+// Elements of a random tensor: those of out[0, 0] and on. Values are mean + (quarter + 0.5) * scale, see fill_random().
+struct RandomPart {
+  uint64_t key;
+  int64_t tensor_cols, first_row, first_col;
+  float mean, scale;
+};
+void cuda_fill_random(TensorView out, const RandomPart& part, Stream& stream);
+
 // A weight matrix in device memory, row-major [n, k].
 struct DeviceMatrix {
   const void* data;
