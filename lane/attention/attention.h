@@ -60,6 +60,8 @@ struct AttentionLimits {
 // What a backend keeps between calls: work space and plans. It serves one stream, and one call after the other.
 class AttentionState {
  public:
+  static constexpr int kMaxPlansAhead = 3;
+
   virtual ~AttentionState() = default;
 };
 
@@ -80,7 +82,8 @@ class AttentionBackend {
 
   // Once a step, before the layers and after the lists hold what they will hold: work is divided with what the host
   // knows. Waits for nothing and is not captured; only rewrites memory of the state, in the stream's order, so a graph
-  // is planned for before it is captured and right before each launch.
+  // is planned for before it is captured and right before each launch. The caller is at most kMaxPlansAhead plans of a
+  // state ahead of the device: it saw the results of earlier steps, or waited for the stream.
   virtual void plan(const AttentionShape&, const AttentionBatch&, const HostBatch&, AttentionState*, Stream&) const {}
 
   // qkv [tokens, (num_heads + 2 num_kv_heads) * head_dim]: queries, keys, values of the new tokens, keys and queries

@@ -159,10 +159,6 @@ void matmul_silu_mul(TensorView x, const PackedMatrix& gate_up, TensorView bias,
   impl::cuda_matmul_silu_mul(x, on_device(gate_up), bias, scratch, out, stream);
 }
 
-void prefetch(const PackedMatrix& weight, Stream& stream) {
-  if (weight.device().kind == DeviceKind::kCuda) impl::cuda_prefetch(weight.data(), weight.bytes(), stream);
-}
-
 void embedding(const PackedMatrix& table, TensorView ids, int64_t first_id, TensorView out, Stream& stream) {
   const TraceSpan span("embedding", TraceKind::kOther, out.bytes());
   const int64_t k = table.k();

@@ -83,10 +83,6 @@ void matmul(TensorView x, const PackedMatrix& weight, TensorView bias, TensorVie
 void matmul_silu_mul(TensorView x, const PackedMatrix& gate_up, TensorView bias, TensorView scratch, TensorView out,
                      Stream& stream);
 
-// A hint that a product with `weight` comes soon: a GPU brings it, or its beginning, from its memory to its cache while
-// what is enqueued next runs. Worth it before what leaves the memory idle.
-void prefetch(const PackedMatrix& weight, Stream& stream);
-
 // out[i] = table row (ids[i] - first_id), or zeros where that row is not in this table (another rank has it). ids
 // int32.
 void embedding(const PackedMatrix& table, TensorView ids, int64_t first_id, TensorView out, Stream& stream);

@@ -13,7 +13,6 @@ void cuda_fill_random(TensorView, const RandomPart&, Stream&) { refuse(); }
 void cuda_matmul(TensorView, const DeviceMatrix&, TensorView, TensorView, Stream&) { refuse(); }
 void cuda_matmul_silu_mul(TensorView, const DeviceMatrix&, TensorView, TensorView, TensorView, Stream&) { refuse(); }
 void cuda_embedding(const DeviceMatrix&, TensorView, int64_t, TensorView, Stream&) { refuse(); }
-void cuda_prefetch(const void*, int64_t, Stream&) { refuse(); }
 void cuda_rms_norm(TensorView, TensorView, float, TensorView, Stream&) { refuse(); }
 void cuda_add_rms_norm(TensorView, TensorView, TensorView, float, TensorView, Stream&) { refuse(); }
 void cuda_head_rms_norm(TensorView, int64_t, int64_t, TensorView, float, Stream&) { refuse(); }

@@ -26,7 +26,6 @@ StepSlot::StepSlot(const StepLimits& limits) {
   kv_length = take(limits.max_seqs);
   logit_rows = take(limits.max_seqs);
   draws = take(limits.max_seqs * kDrawWords);
-  ensure(limits.max_blocks % 4 == 0, "a table's row is a multiple of 16 bytes");
   block_tables = take(limits.max_seqs * limits.max_blocks);
   words = next;
 }
@@ -37,6 +36,7 @@ StepBoard::StepBoard(const StepLimits& limits, Device device)
       result_words_(kResultHead + even(limits.max_seqs)),
       input_(device, kSlots * layout_.words * 4),
       result_(device, kSlots * result_words_ * 4),
+      packed_(DType::kI32, {1, 1, 1, layout_.words}, device),
       lists_(DType::kI32, {1, 1, 1, layout_.words}, device),
       chosen_(DType::kI32, {1, 1, 1, limits.max_seqs}, device),
       number_(DType::kI32, {1, 1, 1, 4}, device) {
@@ -69,16 +69,20 @@ TensorView StepBoard::list(int64_t first_word, int64_t count) const {
   return view;
 }
 
-void StepBoard::open_step(int64_t tokens, int64_t seqs, Stream& stream) {
-  ensure(tokens <= limits_.max_tokens && seqs <= limits_.max_seqs, "a step keeps to its limits");
-  impl::cuda_open_step({.slots = input_.on_device(),
+void StepBoard::open_step(int64_t step, const StepLimits& used, int64_t tokens, int64_t seqs, Stream& stream) {
+  ensure(tokens <= limits_.max_tokens && seqs <= limits_.max_seqs && used.max_tokens <= tokens &&
+             used.max_seqs <= seqs && used.max_blocks <= limits_.max_blocks,
+         "a step keeps to its limits");
+  const StepSlot from(used);
+  const TensorView packed = packed_.view(DType::kI32, {1, 1, 1, from.words});
+  copy_to_device(input(step), packed, stream);
+  impl::cuda_open_step({.packed = packed,
                         .lists = lists_.view(),
                         .chosen = chosen_.view(),
-                        .number = number_.view(),
-                        .layout = layout_,
-                        .num_slots = kSlots,
-                        .max_blocks = limits_.max_blocks,
-                        .block_tokens = limits_.block_tokens,
+                        .from = from,
+                        .to = layout_,
+                        .from_blocks = used.max_blocks,
+                        .to_blocks = limits_.max_blocks,
                         .tokens = tokens,
                         .seqs = seqs},
                        stream);

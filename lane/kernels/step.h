@@ -15,8 +15,7 @@ struct DrawRow {
 
 // How large a step may be; a StepBoard is laid out for it.
 struct StepLimits {
-  int64_t max_tokens = 0, max_seqs = 0, max_blocks = 0;  // the last a multiple of 4
-  int64_t block_tokens = 1;                              // a block of the table holds so many
+  int64_t max_tokens = 0, max_seqs = 0, max_blocks = 0;
 };
 
 // A step's lists as the host writes them, in 32-bit words, one after the other, each with room for its most.
@@ -36,7 +35,6 @@ class StepBoard {
   StepBoard(const StepLimits& limits, Device device);
 
   const StepLimits& limits() const { return limits_; }
-  const StepSlot& layout() const { return layout_; }
   int32_t* input(int64_t step) const;         // where the host writes
   bool is_done(int64_t step) const;           // the results below can be read
   const int32_t* chosen(int64_t step) const;  // tokens by row; -1: its logits were not finite
@@ -53,9 +51,10 @@ class StepBoard {
   TensorView signal_word() const { return list(kSignal, 1); }
   TensorView chosen_on_device(int64_t rows) const;
 
-  // Brings the lists of the next step to the GPU, for `tokens` and `seqs` places: those that the step does not fill are
-  // empty (token 0 at position 0 of a sequence of length 0). A token -1 - r is the one chosen last for row r.
-  void open_step(int64_t tokens, int64_t seqs, Stream& stream);
+  // Brings the lists that the host wrote to input(step), packed as StepSlot(used) has them, to the GPU, for `tokens`
+  // and `seqs` places: those that the step does not fill are empty (token 0 at position 0 of a sequence of length 0). A
+  // token -1 - r is the one chosen last for row r.
+  void open_step(int64_t step, const StepLimits& used, int64_t tokens, int64_t seqs, Stream& stream);
   // Publishes what was chosen, and `signal` (one float32), as the step's result.
   void close_step(TensorView signal, Stream& stream);
 
@@ -66,7 +65,7 @@ class StepBoard {
   StepSlot layout_;
   int64_t result_words_;
   SharedMemory input_, result_;
-  Buffer lists_, chosen_, number_;
+  Buffer packed_, lists_, chosen_, number_;
 };
 
 // Words of float32 that a rank adds to the exchange for each row, and one more for rank 0's signal.

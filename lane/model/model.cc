@@ -24,8 +24,6 @@ struct Model::Activation {
 
 namespace {
 
-constexpr int64_t kFewRows = 32;
-
 // Everything a layer works on; the views cover this batch's tokens.
 struct Pass {
   const ModelConfig& config;
@@ -65,7 +63,6 @@ void decoder_layer(const LayerWeights& w, int layer, KvView cache, const Buffer&
     kernels::head_rms_norm(p.qkv, first_key, num_kv_heads, w.k_norm.view(), eps, p.stream);
   }
   kernels::rope(p.qkv, 0, num_heads + num_kv_heads, head_dim, p.cos_sin, p.stream);
-  if (p.qkv.rows() <= kFewRows) kernels::prefetch(w.out, p.stream);  // attention of few tokens waits more than it reads
   {
     const TraceSpan span("attention", TraceKind::kAttention);
     const int window = p.config.windows[static_cast<size_t>(layer)];

@@ -43,11 +43,6 @@ int64_t bucket_for(int64_t seqs, int64_t most) {
   return std::min((seqs + step - 1) / step * step, most);
 }
 
-// Of a sequence's table, rounded up to 16 bytes.
-int64_t blocks_for(int64_t tokens, int64_t block_tokens) {
-  return ((tokens + block_tokens - 1) / block_tokens + 3) / 4 * 4;
-}
-
 // What a step looks like from outside: of these numbers its kernels are a function.
 struct StepShape {
   int64_t tokens = 0, seqs = 0, rows = 0, max_query = 0, max_kv = 0;
@@ -63,11 +58,11 @@ class DeviceRunner final : public StepRunner {
         stream_(stream),
         options_(options),
         timeout_(timeout_setting()),
-        board_({.max_tokens = options.max_tokens,
-                .max_seqs = options.max_seqs,
-                .max_blocks = blocks_for(options.max_model_len, cache->layout().block_tokens),
-                .block_tokens = cache->layout().block_tokens},
-               stream->device()),
+        board_(
+            {.max_tokens = options.max_tokens,
+             .max_seqs = options.max_seqs,
+             .max_blocks = (options.max_model_len + cache->layout().block_tokens - 1) / cache->layout().block_tokens},
+            stream->device()),
         attention_shape_(model->attention_shape()),
         sampler_(model->slices().vocab, model->config().shape.vocab_size, group),
         offers_(DType::kF32, {1, 1, 1, group->size() * options.max_seqs * kernels::kOfferWords + 1}, stream->device()),
@@ -95,6 +90,7 @@ class DeviceRunner final : public StepRunner {
   void launch(const StepInput& input) override {
     const int64_t step = ++num_launched_;
     const StepShape shape = shape_of(input);
+    used_ = {.max_tokens = shape.tokens, .max_seqs = shape.seqs, .max_blocks = input.max_blocks};
     write_slot(input, shape, board_.input(step));
     const HostBatch lists{input.query_start, input.kv_length};
     if (std::all_of(input.rows.begin(), input.rows.end(), is_plain_row)) {
@@ -148,7 +144,7 @@ class DeviceRunner final : public StepRunner {
   }
 
   void write_slot(const StepInput& input, const StepShape& shape, int32_t* slot) {
-    const kernels::StepSlot& at = board_.layout();
+    const kernels::StepSlot at(used_);
     slot[kernels::kNumTokens] = static_cast<int32_t>(shape.tokens);
     slot[kernels::kNumSeqs] = static_cast<int32_t>(shape.seqs);
     slot[kernels::kNumRows] = static_cast<int32_t>(shape.rows);
@@ -161,9 +157,7 @@ class DeviceRunner final : public StepRunner {
     put(input.query_start, at.query_start);
     put(input.kv_length, at.kv_length);
     put(input.logit_rows, at.logit_rows);
-    for (int64_t i = 0; i < shape.seqs; ++i)
-      std::copy_n(input.block_tables.begin() + i * input.max_blocks, input.max_blocks,
-                  slot + at.block_tables + i * board_.limits().max_blocks);
+    put(input.block_tables, at.block_tables);
     auto* draws = reinterpret_cast<DrawRow*>(slot + at.draws);
     for (const SamplingRow& row : input.rows) {
       const SamplingParams& p = *row.params;
@@ -192,7 +186,7 @@ class DeviceRunner final : public StepRunner {
 
   // Brings the lists to the GPU and divides the attention's work.
   void open(const StepShape& shape, const HostBatch& lists, AttentionState* state) {
-    board_.open_step(shape.tokens, shape.seqs, *stream_);
+    board_.open_step(num_launched_, used_, shape.tokens, shape.seqs, *stream_);
     model_->attention().plan(attention_shape_, attention_of(shape), lists, state, *stream_);
   }
 
@@ -352,6 +346,7 @@ class DeviceRunner final : public StepRunner {
   DeviceRunnerOptions options_;
   std::chrono::milliseconds timeout_;
   StepBoard board_;
+  kernels::StepLimits used_;  // of it, by the step that is launched
   AttentionShape attention_shape_;
   Sampler sampler_;
   Stream host_;

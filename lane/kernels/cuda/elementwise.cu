@@ -48,12 +48,12 @@ constexpr int kKept = 4;  // packs
 template <class T, bool kAdds>
 __device__ __forceinline__ void norm_kept(const T* x, T* residual, const T* gain, float eps, T* out, int64_t width) {
   const int64_t base = blockIdx.x * width, first = threadIdx.x * kPer16<T>, stride = blockDim.x * kPer16<T>;
+  let_next_start();
   Pack<T> values[kKept], gains[kKept];
 #pragma unroll
   for (int p = 0; p < kKept; ++p)
     if (first + p * stride < width) gains[p] = load_pack(gain + first + p * stride);
   wait_for_previous();
-  let_next_start();
   float square = 0;
 #pragma unroll
   for (int p = 0; p < kKept; ++p) {
@@ -140,8 +140,8 @@ __global__ void rope_table_kernel(const int32_t* positions, const float* inv_fre
 template <class T>
 __global__ void rope_kernel(T* x, int64_t cols, int64_t first_col, int num_heads, int head_dim, const float* cos_sin,
                             int f, int64_t count) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= count) return;
   const int64_t pairs = static_cast<int64_t>(num_heads) * f, token = i / pairs, pair = i % pairs;
@@ -200,19 +200,6 @@ __global__ void gather_rows_kernel(const T* x, const int32_t* rows, T* out, int6
   }
 }
 
-// Each thread asks for 4 KiB.
-constexpr int kAsked = 4096;
-__global__ void prefetch_kernel(const char* from, int64_t bytes) {
-  wait_for_previous();
-  let_next_start();
-#if __CUDA_ARCH__ >= 900
-  const int64_t at = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * kAsked;
-  const int64_t count = bytes - at < kAsked ? bytes - at : kAsked;
-  if (count > 0)
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + at), "r"(static_cast<int>(count)));
-#endif
-}
-
 unsigned blocks_for(int64_t count, unsigned threads) { return static_cast<unsigned>((count + threads - 1) / threads); }
 
 // Enough threads for a row of packs, a whole number of warps.
@@ -256,14 +243,6 @@ void cuda_embedding(const DeviceMatrix& table, TensorView ids, int64_t first_id,
     launch(embedding_kernel<T>, {static_cast<unsigned>(ids.count()), threads_for_row<T>(table.k)}, stream, "embedding",
            static_cast<const T*>(table.data), table.n, table.k, at<const int32_t>(ids), first_id, at<T>(out));
   });
-}
-
-void cuda_prefetch(const void* from, int64_t bytes, Stream& stream) {
-  constexpr int64_t kMost = int64_t{32} << 20;  // well below an H200's 50 MiB of L2: what is in use stays
-  bytes = (bytes < kMost ? bytes : kMost) / 16 * 16;
-  if (!can_chain() || bytes == 0) return;
-  launch(prefetch_kernel, {blocks_for((bytes + kAsked - 1) / kAsked, 64), 64}, stream, "prefetch",
-         static_cast<const char*>(from), bytes);
 }
 
 void cuda_rms_norm(TensorView x, TensorView gain, float eps, TensorView out, Stream& stream) {

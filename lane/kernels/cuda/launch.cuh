@@ -17,8 +17,11 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-// From here on, once all blocks got here, the next kernel may start. Called after wait_for_previous(): so whoever
-// starts early knows that all kernels but the one before it are done, and may read what those wrote.
+// From here on, once all blocks got here, the next kernel may start. A kernel that calls it after wait_for_previous()
+// promises the next one that all kernels but the last are done: that one may read what those wrote before it waits
+// itself. A kernel of the middle of a layer calls it first of all, so that several of them are in place when their turn
+// comes, each with its constant inputs under way; before it waits, such a kernel reads constants alone. embedding()
+// keeps the promise for all of a step's layers: a step's lists are there when the first of these kernels starts.
 __device__ __forceinline__ void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

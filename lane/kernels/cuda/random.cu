@@ -23,7 +23,9 @@ __global__ void fill_random_kernel(T* out, int64_t rows, int64_t cols, RandomPar
     const int64_t number = (part.first_row + row) * part.tensor_cols + part.first_col + col;
     const uint64_t bits = mix64(part.key ^ static_cast<uint64_t>(number / 4));
     const auto quarter = static_cast<int16_t>(bits >> (number % 4 * 16));
-    out[row * cols + col] = from_float<T>(part.mean + (static_cast<float>(quarter) + 0.5f) * part.scale);
+    // Product and sum rounded apart, as on the CPU.
+    const float offset = __fmul_rn(static_cast<float>(quarter) + 0.5f, part.scale);
+    out[row * cols + col] = from_float<T>(__fadd_rn(part.mean, offset));
   }
 }
 

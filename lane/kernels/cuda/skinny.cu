@@ -119,6 +119,7 @@ __global__ void __launch_bounds__(32 * kWarps + 32)
                   const T* __restrict__ bias, T* __restrict__ out, Shape shape, int ahead) {
 #if __CUDA_ARCH__ >= 900
   using L = Layout<T, kWarps, kRowTiles, kBoxes, kGated>;
+  let_next_start();
   extern __shared__ char dynamic[];
   __shared__ uint64_t full[L::kStages], empty[L::kStages];
   const auto address = [](const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); };
@@ -136,11 +137,7 @@ __global__ void __launch_bounds__(32 * kWarps + 32)
   __syncthreads();
 
   if (warp == kWarps) {
-    if (lane > 0) {
-      wait_for_previous();
-      let_next_start();
-      return;
-    }
+    if (lane > 0) return wait_for_previous();
     const int box_bytes = shape.stage_groups * kGroupBytes;  // of W, or of gate, or of up
     const int stage_bytes = kBoxes * ((kGated ? 2 : 1) * box_bytes + L::kXRows * kRowBytes);
     int row = first_group * kGroup, chunk = 0;  // of what is fetched next
@@ -174,7 +171,6 @@ __global__ void __launch_bounds__(32 * kWarps + 32)
       each_box([&](int, int input, int of_row) { bring_to_l2(w, input, of_row); });
     row = resume_row, chunk = resume_chunk;
     wait_for_previous();
-    let_next_start();
     for (int i = 0; i < L::kStages; ++i) fetch_x(i, i);
     for (int i = L::kStages, stage = 0, round = 0; i < count; ++i, next()) {
       wait_for_phase(address(&empty[stage]), round & 1);
@@ -186,7 +182,6 @@ __global__ void __launch_bounds__(32 * kWarps + 32)
   }
 
   wait_for_previous();
-  let_next_start();
   const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(L::kThreads) : "memory"); };
   const uint32_t from = ring + warp * L::kStageBytes;
   int round = 0;

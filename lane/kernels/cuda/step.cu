@@ -11,78 +11,49 @@ using kernels::DrawRow;
 using kernels::StepSlot;
 
 struct OpenStep {
-  const int32_t* slots;  // in host memory
+  const int32_t* packed;  // as the host wrote it
   int32_t* lists;
   const int32_t* chosen;
-  const int32_t* number;  // of steps that are closed
-  StepSlot layout;
-  int num_slots;
-  int64_t max_blocks, block_tokens, tokens, seqs;
+  StepSlot from, to;
+  int64_t from_blocks, to_blocks;  // of a sequence's row in the tables
+  int64_t tokens, seqs;
 };
 
-// Host memory is written by the host between steps: it must not come from a cache. 16 bytes a thread, so that a warp
-// asks for 512 at once: each request takes its time over PCIe.
-__device__ __forceinline__ int4 load_fresh(const int32_t* from) {
-  int4 words;
-  asm volatile("ld.global.cv.v4.s32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
-               : "l"(from)
-               : "memory");
-  return words;
-}
-
-// A list of `count` words of which the host wrote `given`: to[i] = word(i, what the host wrote at i), or rest(i).
-template <class Word, class Rest>
-__device__ __forceinline__ void bring(const int32_t* from, int32_t* to, int64_t given, int64_t count, int64_t first,
-                                      int64_t stride, Word&& word, Rest&& rest) {
-  for (int64_t i = first * 4; i < count; i += stride * 4) {
-    const int4 words = i < given ? load_fresh(from + i) : int4{};
-    const int32_t each[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (i + j < count) to[i + j] = i + j < given ? word(each[j]) : rest(i + j);
-  }
-}
-
-// All blocks share the tokens; block 0 brings the short lists, the others the tables, a sequence each.
+// Block 0 brings the short lists, the others the tables, a sequence each; all share the tokens.
 __global__ void open_step_kernel(OpenStep step) {
   wait_for_previous();
   let_next_start();
-  const int32_t number = *step.number + 1;
-  const int32_t* from = step.slots + number % step.num_slots * step.layout.words;
-  const StepSlot& at = step.layout;
-  const int4 head = load_fresh(from);  // in the order of StepHead
-  const int64_t num_tokens = head.x, num_seqs = head.y, num_rows = head.z;
-  const auto same = [](int32_t word) { return word; };
-  const auto zero = [](int64_t) { return 0; };
-  const int64_t all = static_cast<int64_t>(gridDim.x) * blockDim.x,
-                here = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  bring(
-      from + at.token_ids, step.lists + at.token_ids, num_tokens, step.tokens, here, all,
-      [&](int32_t token) { return token < 0 ? step.chosen[-1 - token] : token; }, zero);
-  bring(from + at.positions, step.lists + at.positions, num_tokens, step.tokens, here, all, same, zero);
+  const StepSlot &from = step.from, &to = step.to;
+  const int64_t num_tokens = step.packed[kernels::kNumTokens], num_seqs = step.packed[kernels::kNumSeqs],
+                num_rows = step.packed[kernels::kNumRows];
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < step.tokens;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    const int32_t token = i < num_tokens ? step.packed[from.token_ids + i] : 0;
+    step.lists[to.token_ids + i] = token < 0 ? step.chosen[-1 - token] : token;
+    step.lists[to.positions + i] = i < num_tokens ? step.packed[from.positions + i] : 0;
+  }
   if (blockIdx.x > 0) {
     const int64_t seq = blockIdx.x - 1;
     if (seq >= num_seqs) return;
-    const int4 lengths = load_fresh(from + at.kv_length + seq / 4 * 4);
-    const int32_t length = seq % 4 == 0 ? lengths.x : seq % 4 == 1 ? lengths.y : seq % 4 == 2 ? lengths.z : lengths.w;
-    const int64_t filled = (length + step.block_tokens - 1) / step.block_tokens, table = seq * step.max_blocks;
-    bring(from + at.block_tables + table, step.lists + at.block_tables + table, filled, filled, threadIdx.x, blockDim.x,
-          same, zero);
+    for (int64_t i = threadIdx.x; i < step.from_blocks; i += blockDim.x)
+      step.lists[to.block_tables + seq * step.to_blocks + i] =
+          step.packed[from.block_tables + seq * step.from_blocks + i];
     return;
   }
-  bring(from, step.lists, kernels::kStepHeadWords, kernels::kStepHeadWords, threadIdx.x, blockDim.x, same, zero);
+  if (threadIdx.x < kernels::kStepHeadWords) step.lists[threadIdx.x] = step.packed[threadIdx.x];
   // Empty sequences have a token each, as far as there are tokens.
-  bring(from + at.query_start, step.lists + at.query_start, num_seqs + 1, step.seqs + 1, threadIdx.x, blockDim.x, same,
-        [&](int64_t i) {
-          const int64_t behind = num_tokens + i - num_seqs;
-          return static_cast<int32_t>(behind < step.tokens ? behind : step.tokens);
-        });
-  bring(from + at.kv_length, step.lists + at.kv_length, num_seqs, step.seqs, threadIdx.x, blockDim.x, same, zero);
-  bring(from + at.logit_rows, step.lists + at.logit_rows, num_rows, step.seqs, threadIdx.x, blockDim.x, same, zero);
+  for (int64_t i = threadIdx.x; i <= step.seqs; i += blockDim.x) {
+    const int64_t behind = num_tokens + i - num_seqs;
+    step.lists[to.query_start + i] = i <= num_seqs ? step.packed[from.query_start + i]
+                                                   : static_cast<int32_t>(behind < step.tokens ? behind : step.tokens);
+  }
+  for (int64_t i = threadIdx.x; i < step.seqs; i += blockDim.x) {
+    step.lists[to.kv_length + i] = i < num_seqs ? step.packed[from.kv_length + i] : 0;
+    step.lists[to.logit_rows + i] = i < num_rows ? step.packed[from.logit_rows + i] : 0;
+  }
   constexpr int kWords = sizeof(DrawRow) / 4;
-  bring(from + at.draws, step.lists + at.draws, num_rows * kWords, step.seqs * kWords, threadIdx.x, blockDim.x, same,
-        zero);
+  for (int64_t i = threadIdx.x; i < step.seqs * kWords; i += blockDim.x)
+    step.lists[to.draws + i] = i < num_rows * kWords ? step.packed[from.draws + i] : 0;
 }
 
 __global__ void close_step_kernel(const int32_t* chosen, const float* signal, int32_t* number, int32_t* results,
@@ -217,14 +188,13 @@ namespace lane::kernels::impl {
 using namespace lane::cuda;
 
 void cuda_open_step(const OpenStepArgs& args, Stream& stream) {
-  const OpenStep step{words<const int32_t>(args.slots),
+  const OpenStep step{words<const int32_t>(args.packed),
                       words<int32_t>(args.lists),
                       words<const int32_t>(args.chosen),
-                      words<const int32_t>(args.number),
-                      args.layout,
-                      args.num_slots,
-                      args.max_blocks,
-                      args.block_tokens,
+                      args.from,
+                      args.to,
+                      args.from_blocks,
+                      args.to_blocks,
                       args.tokens,
                       args.seqs};
   launch(open_step_kernel, {static_cast<unsigned>(args.seqs + 1), 256}, stream, "opening a step", step);

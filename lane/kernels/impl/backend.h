@@ -25,7 +25,6 @@ void cuda_matmul(TensorView x, const DeviceMatrix& weight, TensorView bias, Tens
 void cuda_matmul_silu_mul(TensorView x, const DeviceMatrix& gate_up, TensorView bias, TensorView scratch,
                           TensorView out, Stream& stream);
 void cuda_embedding(const DeviceMatrix& table, TensorView ids, int64_t first_id, TensorView out, Stream& stream);
-void cuda_prefetch(const void* from, int64_t bytes, Stream& stream);
 void cuda_rms_norm(TensorView x, TensorView gain, float eps, TensorView out, Stream& stream);
 void cuda_add_rms_norm(TensorView x, TensorView residual, TensorView gain, float eps, TensorView out, Stream& stream);
 void cuda_head_rms_norm(TensorView x, int64_t first_col, int64_t num_heads, TensorView gain, float eps, Stream& stream);
@@ -37,10 +36,9 @@ void cuda_add(TensorView inout, TensorView x, Stream& stream);
 void cuda_gather_rows(TensorView x, TensorView rows, TensorView out, Stream& stream);
 
 struct OpenStepArgs {
-  TensorView slots, lists, chosen, number;
-  StepSlot layout;
-  int num_slots;
-  int64_t max_blocks, block_tokens, tokens, seqs;
+  TensorView packed, lists, chosen;
+  StepSlot from, to;
+  int64_t from_blocks, to_blocks, tokens, seqs;
 };
 void cuda_open_step(const OpenStepArgs& args, Stream& stream);
 void cuda_close_step(TensorView chosen, TensorView signal, TensorView number, TensorView results, int num_slots,

@@ -30,10 +30,11 @@ Buffer word_on_gpu(float value, Stream& stream) {
 
 TEST(StepBoard, ListsGoInAndTokensComeOut) {
   Stream stream(kGpu);
-  const StepLimits limits{.max_tokens = 20, .max_seqs = 4, .max_blocks = 8, .block_tokens = 2};
+  const StepLimits limits{.max_tokens = 20, .max_seqs = 4, .max_blocks = 8};
   StepBoard board(limits, kGpu);
-  const StepSlot& at = board.layout();
   for (int32_t step = 1; step <= 10; ++step) {
+    const StepLimits used{.max_tokens = 3, .max_seqs = 2, .max_blocks = 1 + step % 8};
+    const StepSlot at(used);
     int32_t* slot = board.input(step);
     slot[kNumTokens] = 3, slot[kNumSeqs] = 2, slot[kNumRows] = 2, slot[kSignal] = step;
     // Two new tokens of the first sequence; of the second, the token chosen for row 1 of the step before.
@@ -44,8 +45,8 @@ TEST(StepBoard, ListsGoInAndTokensComeOut) {
     std::copy_n(starts, 3, slot + at.query_start);
     std::copy_n(lengths, 2, slot + at.kv_length);
     std::copy_n(rows, 2, slot + at.logit_rows);
-    for (int32_t i = 0; i < 16; ++i) slot[at.block_tables + i] = 100 * step + i;
-    board.open_step(4, 3, stream);
+    for (int64_t i = 0; i < 2 * used.max_blocks; ++i) slot[at.block_tables + i] = static_cast<int32_t>(100 * step + i);
+    board.open_step(step, used, 4, 3, stream);
     EXPECT_EQ(read_list(board.token_ids(4), stream),
               (std::vector<int32_t>{step, step + 1, step == 1 ? 77 : 1000 + step - 1, 0}));
     EXPECT_EQ(read_list(board.positions(4), stream), (std::vector<int32_t>{4, 5, 9, 0}));
@@ -53,8 +54,9 @@ TEST(StepBoard, ListsGoInAndTokensComeOut) {
     EXPECT_EQ(read_list(board.kv_length(3), stream), (std::vector<int32_t>{6, 10, 0}));
     EXPECT_EQ(read_list(board.logit_rows(2), stream), (std::vector<int32_t>{1, 2}));
     const std::vector<int32_t> tables = read_list(board.block_tables(2), stream);
-    for (const int32_t i : {0, 1, 2, 8, 9, 10, 11, 12})  // 6 and 10 tokens fill 3 and 5 blocks
-      EXPECT_EQ(tables[static_cast<size_t>(i)], 100 * step + i);
+    for (int64_t seq = 0; seq < 2; ++seq)
+      for (int64_t i = 0; i < used.max_blocks; ++i)
+        EXPECT_EQ(tables[static_cast<size_t>(seq * limits.max_blocks + i)], 100 * step + seq * used.max_blocks + i);
     EXPECT_FALSE(board.is_done(step));
     const int32_t chosen[] = {500 + step, 1000 + step};
     copy_to_device(chosen, board.chosen_on_device(2), stream);

@@ -23,41 +23,24 @@ int num_multiprocessors(Device device) {
   return count;
 }
 
-// Pinned memory of the host that copies to the device are still reading: used in turn, so that a host which runs ahead
-// waits for nothing as long as it is less than kTurns plans ahead.
+// Pinned memory of the host that copies to the device may still be reading: used in turn, one more than the plans that
+// a caller may be ahead of the device.
 class PinnedTurns {
  public:
   explicit PinnedTurns(int64_t bytes) {
-    for (Turn& turn : turns_) {
-      check(cudaHostAlloc(&turn.memory, static_cast<size_t>(bytes), cudaHostAllocDefault), "allocating pinned memory");
-      check(cudaEventCreateWithFlags(&turn.sent, cudaEventDisableTiming), "creating an event");
-    }
+    for (void*& memory : turns_)
+      check(cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocDefault), "allocating pinned memory");
   }
   ~PinnedTurns() {
-    for (const Turn& turn : turns_) {
-      if (turn.sent != nullptr) cudaEventSynchronize(turn.sent), cudaEventDestroy(turn.sent);
-      cudaFreeHost(turn.memory);
-    }
+    for (void* memory : turns_) cudaFreeHost(memory);  // waits for the device
   }
   PinnedTurns(const PinnedTurns&) = delete;
   PinnedTurns& operator=(const PinnedTurns&) = delete;
 
-  void* next() {
-    at_ = (at_ + 1) % turns_.size();
-    const cudaError_t status = cudaEventQuery(turns_[at_].sent);
-    check(status == cudaErrorNotReady ? cudaEventSynchronize(turns_[at_].sent) : status,
-          "waiting for a plan of four steps ago");
-    return turns_[at_].memory;
-  }
-  void sent(cudaStream_t stream) { check(cudaEventRecord(turns_[at_].sent, stream), "marking a plan as sent"); }
+  void* next() { return turns_[at_ = (at_ + 1) % turns_.size()]; }
 
  private:
-  static constexpr size_t kTurns = 4;
-  struct Turn {
-    void* memory = nullptr;
-    cudaEvent_t sent = nullptr;
-  };
-  std::array<Turn, kTurns> turns_;
+  std::array<void*, AttentionState::kMaxPlansAhead + 1> turns_{};
   size_t at_ = 0;
 };
 
@@ -119,7 +102,6 @@ class FlashinferState final : public AttentionState {
                                   .block_tokens = shape.block_tokens,
                                   .is_captured = limits_.is_captured};
     FlashinferPlan plan = phase_of(shape, batch).plan(planned, space(), pinned_.next(), stream.native());
-    pinned_.sent(raw(stream));
     ensure(!limits_.is_captured || plan_.empty() || plan == plan_, "the plans of a captured batch have one form");
     plan_ = std::move(plan);
   }
