@@ -19,7 +19,7 @@ namespace {
 
 // Rows whose width is a multiple of a pack take the packed loop; others go element by element.
 template <class T>
-__device__ __forceinline__ bool is_packed(int64_t width, const void* a, const void* b, const void* c) {
+__host__ __device__ __forceinline__ bool is_packed(int64_t width, const void* a, const void* b, const void* c) {
   const auto odd = reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b) | reinterpret_cast<uintptr_t>(c);
   return width % kPer16<T> == 0 && odd % 16 == 0;
 }
@@ -43,9 +43,7 @@ __global__ void embedding_kernel(const T* table, int64_t num_rows, int64_t width
 
 // kAdds: residual += x first, rounded to T, and that is what is normed. A thread keeps its part of a row in registers,
 // where the row is made of packs and not too wide; the gain, a weight, is read while the kernel before still runs.
-constexpr int kKept = 4;  // packs
-
-template <class T, bool kAdds>
+template <class T, int kKept, bool kAdds>
 __device__ __forceinline__ void norm_kept(const T* x, T* residual, const T* gain, float eps, T* out, int64_t width) {
   const int64_t base = blockIdx.x * width, first = threadIdx.x * kPer16<T>, stride = blockDim.x * kPer16<T>;
   let_next_start();
@@ -82,11 +80,10 @@ __device__ __forceinline__ void norm_kept(const T* x, T* residual, const T* gain
   }
 }
 
-template <class T, bool kAdds>
+// kKept: packs of a row that a thread keeps, or 0.
+template <class T, int kKept, bool kAdds>
 __global__ void rms_norm_kernel(const T* x, T* residual, const T* gain, float eps, T* out, int64_t width) {
-  if (is_packed<T>(width, x, out, gain) && is_packed<T>(width, residual, nullptr, nullptr) &&
-      width <= blockDim.x * int64_t{kPer16<T>} * kKept)
-    return norm_kept<T, kAdds>(x, residual, gain, eps, out, width);
+  if constexpr (kKept > 0) return norm_kept<T, kKept, kAdds>(x, residual, gain, eps, out, width);
   wait_for_previous();
   let_next_start();
   const int64_t base = blockIdx.x * width;
@@ -229,6 +226,29 @@ T* at(const TensorView& view) {
   return static_cast<T*>(view.data);
 }
 
+// Few threads, so that a block finds room beside those of a product.
+constexpr unsigned kNormThreads = 256;
+
+template <bool kAdds>
+void norm(const TensorView& x, const TensorView& residual, const TensorView& gain, float eps, const TensorView& out,
+          const Stream& stream) {
+  if (out.count() == 0) return;
+  with_type(x.dtype, [&](auto type) {
+    using T = decltype(type);
+    const int64_t width = x.cols(), in_a_pass = int64_t{kNormThreads} * kPer16<T>;
+    const auto start = [&](auto kept) {
+      launch(rms_norm_kernel<T, decltype(kept)::value, kAdds>, {static_cast<unsigned>(x.rows()), kNormThreads}, stream,
+             "rms_norm", at<const T>(x), at<T>(residual), at<const T>(gain), eps, at<T>(out), width);
+    };
+    if (!is_packed<T>(width, x.data, out.data, gain.data) || !is_packed<T>(width, residual.data, nullptr, nullptr))
+      return start(std::integral_constant<int, 0>());
+    if (width <= in_a_pass) return start(std::integral_constant<int, 1>());
+    if (width <= 2 * in_a_pass) return start(std::integral_constant<int, 2>());
+    if (width <= 4 * in_a_pass) return start(std::integral_constant<int, 4>());
+    start(std::integral_constant<int, 0>());
+  });
+}
+
 }  // namespace
 }  // namespace lane::cuda
 
@@ -246,21 +266,11 @@ void cuda_embedding(const DeviceMatrix& table, TensorView ids, int64_t first_id,
 }
 
 void cuda_rms_norm(TensorView x, TensorView gain, float eps, TensorView out, Stream& stream) {
-  if (out.count() == 0) return;
-  with_type(x.dtype, [&](auto type) {
-    using T = decltype(type);
-    launch(rms_norm_kernel<T, false>, {static_cast<unsigned>(x.rows()), threads_for_row<T>(x.cols())}, stream,
-           "rms_norm", at<const T>(x), static_cast<T*>(nullptr), at<const T>(gain), eps, at<T>(out), x.cols());
-  });
+  norm<false>(x, {}, gain, eps, out, stream);
 }
 
 void cuda_add_rms_norm(TensorView x, TensorView residual, TensorView gain, float eps, TensorView out, Stream& stream) {
-  if (out.count() == 0) return;
-  with_type(x.dtype, [&](auto type) {
-    using T = decltype(type);
-    launch(rms_norm_kernel<T, true>, {static_cast<unsigned>(x.rows()), threads_for_row<T>(x.cols())}, stream,
-           "add_rms_norm", at<const T>(x), at<T>(residual), at<const T>(gain), eps, at<T>(out), x.cols());
-  });
+  norm<true>(x, residual, gain, eps, out, stream);
 }
 
 void cuda_head_rms_norm(TensorView x, int64_t first_col, int64_t num_heads, TensorView gain, float eps,

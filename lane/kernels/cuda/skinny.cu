@@ -114,7 +114,7 @@ struct Layout {
 };
 
 template <class T, int kWarps, int kRowTiles, int kBoxes, bool kGated>
-__global__ void __launch_bounds__(32 * kWarps + 32)
+__global__ void __launch_bounds__(32 * kWarps + 32) __maxnreg__(kRowTiles == 2 ? 168 : 88)
     skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
                   const T* __restrict__ bias, T* __restrict__ out, Shape shape, int ahead) {
 #if __CUDA_ARCH__ >= 900

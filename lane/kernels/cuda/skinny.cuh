@@ -20,9 +20,6 @@ inline constexpr int64_t kSkinnyRows = 32;  // of x, at most
 bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, const TensorView& bias,
                const TensorView& out);
 
-// The cut that is taken for a shape, by a measured table (skinny_table.cc).
-SkinnyCut choose_cut(int64_t m, int64_t n, int64_t k, bool gated);
-
 // out[m, n] = x[m, k] W[n, k]^T + bias; gated: W holds gate rows, then as many up rows, and out[m, n / 2] is
 // silu(gate) * up.
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Makes lane/kernels/cuda/matmul_table.cc from what bench_matmul_cuda measured.
+
+  scripts/make_matmul_table.py matmul.json > lane/kernels/cuda/matmul_table.cc
+
+For each shape and number of rows the fastest way is taken; Lane's kernel in its usual cut and cuBLASLt's first choice
+are kept where nothing is more than 2 % faster, since that is what two measurements of one thing differ by.
+"""
+import json
+import sys
+
+USUAL = ("own 2x8", "blas 0")
+NOISE = 1.02
+
+
+def main():
+    cells = {}
+    for entry in json.load(open(sys.argv[1])):
+        at = cells.setdefault((entry["n"], entry["k"], entry["gated"]), {}).setdefault(entry["m"], {})
+        at[entry["how"]] = entry["seconds"]
+    rows = sorted({m for of_shape in cells.values() for m in of_shape})
+    lines = []
+    for (n, k, gated), of_shape in sorted(cells.items()):
+        ways = []
+        for m in rows:
+            times = dict(of_shape[m])
+            after = times.pop("silu_mul", 0)  # cuBLASLt needs another kernel for it
+            times = {how: s + (after if how.startswith("blas") else 0) for how, s in times.items()}
+            best = min(times, key=times.get)
+            for usual in USUAL:
+                if usual in times and times[usual] <= NOISE * times[best]:
+                    best = usual
+                    break
+            kind, what = best.split()
+            if kind == "own":
+                blocks, warps = what.split("x")
+                ways.append(f"own({blocks}, {warps})")
+            else:
+                ways.append(f"blas({what})")
+        lines.append(f"    {{{n}, {k}, {str(gated).lower()}, {{{{{', '.join(ways)}}}}}}},")
+    print(f"""// Made by scripts/make_matmul_table.py from measurements of bench_matmul_cuda on an H200. Do not edit.
+#include "lane/kernels/cuda/matmul_table.cuh"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace lane::cuda {{
+namespace {{
+
+constexpr std::array<int64_t, {len(rows)}> kRows = {{{', '.join(map(str, rows))}}};
+
+constexpr MatmulWay own(int blocks_per_sm, int warps) {{
+  return {{.is_own = true, .cut = {{.blocks_per_sm = blocks_per_sm, .warps = warps}}}};
+}}
+constexpr MatmulWay blas(int candidate) {{ return {{.candidate = candidate}}; }}
+
+struct Measured {{
+  int64_t n, k;
+  bool gated;
+  std::array<MatmulWay, kRows.size()> ways;  // for up to kRows[i] rows of x
+}};
+// clang-format off
+constexpr Measured kTable[] = {{
+{chr(10).join(lines)}
+}};
+// clang-format on
+
+}}  // namespace
+
+MatmulWay choose_way(int64_t m, int64_t n, int64_t k, bool gated) {{
+  if (m > kRows.back()) return {{}};
+  const auto distance = [&](const Measured& measured) {{
+    const auto apart = [](int64_t a, int64_t b) {{ return std::abs(std::log2(static_cast<double>(a) / static_cast<double>(b))); }};
+    return apart(measured.n, n) + apart(measured.k, k) + (measured.gated == gated ? 0 : 100);
+  }};
+  const Measured* nearest = std::min_element(std::begin(kTable), std::end(kTable), [&](const auto& a, const auto& b) {{ return distance(a) < distance(b); }});
+  return nearest->ways[static_cast<size_t>(std::lower_bound(kRows.begin(), kRows.end(), m) - kRows.begin())];
+}}
+
+}}  // namespace lane::cuda""")
+
+
+if __name__ == "__main__":
+    main()
