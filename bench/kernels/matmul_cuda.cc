@@ -108,9 +108,10 @@ std::vector<Timing> measure(const Shape& shape, int64_t m, char* pool, Stream& s
   const auto matrix = [&](int i) { return DeviceMatrix{pool + i * bytes, DType::kBF16, shape.n, shape.k}; };
   std::vector<Timing> timings;
   if (m <= cuda::kSkinnyRows)
-    for (const auto& [per_sm, warps] : {std::pair{1, 8}, {2, 8}, {1, 4}, {2, 4}, {3, 4}, {4, 4}}) {
-      const cuda::SkinnyCut cut{.blocks_per_sm = per_sm, .warps = warps};
-      timings.push_back({fmt::format("own {}x{}", per_sm, warps), time_of_product(count, stream, [&](int i) {
+    for (const cuda::SkinnyCut& cut : {cuda::SkinnyCut{1, false}, {2, false}, {1, true}}) {
+      if (cut.is_long && m > 16) continue;
+      timings.push_back({fmt::format("own {}{}", cut.blocks_per_sm, cut.is_long ? "L" : ""),
+                         time_of_product(count, stream, [&](int i) {
                            cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, cut, stream);
                          })});
     }

@@ -435,8 +435,8 @@ void Communicator::all_reduce_add_rms_norm(TensorView in, TensorView residual, T
   device_group(in.device).all_reduce_add_rms_norm(in, residual, weight, epsilon, normed, fp8_scale, stream);
 }
 
-bool Communicator::fuses_norm(Device device) {
-  return device.kind == DeviceKind::kCuda && size() > 1 && device_group(device).fuses_norm();
+bool Communicator::fuses_norm(TensorView in) {
+  return is_on_gpu(in) && size() > 1 && device_group(in.device).fuses_norm(in);
 }
 
 void Communicator::wait(Stream& stream) {

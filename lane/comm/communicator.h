@@ -66,8 +66,9 @@ class Communicator {
   // GPUs, as one kernel; with an `fp8_scale`, `normed` is kU8 and gets that times the value as 8-bit floats (e4m3).
   void all_reduce_add_rms_norm(TensorView in, TensorView residual, TensorView weight, float epsilon, TensorView normed,
                                Stream& stream, float fp8_scale = 0);
-  // Whether that is there and the way to go: on GPUs of one node, unless NCCL is to carry all (LANE_NCCL=only).
-  bool fuses_norm(Device device);
+  // Whether that is there for such an `in` and the way to go: on GPUs of one node, for rows and sizes as decoding has
+  // them, unless NCCL is to carry all (LANE_NCCL=only).
+  bool fuses_norm(TensorView in);
   // in [size, out...]: `out` is this rank's part of the sum. The types of all_reduce.
   void reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream);
   // out [size, in...]: what each rank gave, in rank order. Any dtype.

@@ -36,7 +36,7 @@ class DeviceGroup {
   virtual void all_reduce(TensorView in, TensorView out, ReduceOp op, Stream& stream) = 0;
   virtual void all_reduce_add_rms_norm(TensorView in, TensorView residual, TensorView weight, float epsilon,
                                        TensorView normed, float fp8_scale, Stream& stream) = 0;
-  virtual bool fuses_norm() const = 0;
+  virtual bool fuses_norm(TensorView in) const = 0;
   virtual void reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream) = 0;
   virtual void all_gather(TensorView in, TensorView out, Stream& stream) = 0;
   virtual void broadcast(TensorView inout, int root, Stream& stream) = 0;

@@ -120,7 +120,7 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
          .batch = batch.attention,
          .attention_state = batch.attention_state,
          .group = *group_,
-         .fuses_norm = group_->fuses_norm(w.device),
+         .fuses_norm = group_->fuses_norm(view(w.partial)),
          .stream = stream,
          .hidden = view(w.hidden),
          .normed = view(w.normed),

@@ -98,6 +98,7 @@ void harm_rank_1(int signal, std::chrono::milliseconds after, const std::string&
                 {.input = many_prompts(),
                  .environment = {{"LANE_TIMEOUT_MS", std::to_string(kTimeout.count())}},
                  .limit = std::chrono::seconds(120),
+                 .sees_gpus = true,
                  .watch = [&](int pid, const std::string& err) {
                    if (ready == Clock::time_point{}) {
                      if (err.find("Maximum concurrency") == std::string::npos) return true;
@@ -129,7 +130,8 @@ TEST(GpuRanks, AModelThatDoesNotFitIsToldBeforeLoading) {
   if (count_gpus() < 1) GTEST_SKIP() << "needs a GPU";
   const auto start = Clock::now();
   const Outcome outcome = test::run({kLane, "bench", "latency", "--device", "cuda", "--model", kShapes + "llama-70b",
-                                     "--load-format", "dummy", "--gpu-memory-utilization", "0.2"});
+                                     "--load-format", "dummy", "--gpu-memory-utilization", "0.2"},
+                                    {.sees_gpus = true});
   EXPECT_EQ(outcome.status, 1);
   EXPECT_LT(Clock::now() - start, std::chrono::seconds(20));
   for (const char* word : {"GPU 0 (", "has too little memory: a rank needs", "(weights 131.4", "work space ",
@@ -140,7 +142,8 @@ TEST(GpuRanks, AModelThatDoesNotFitIsToldBeforeLoading) {
 TEST(GpuRanks, ACacheThatDoesNotFitIsToldByEveryRank) {
   if (count_gpus() < 2) GTEST_SKIP() << "needs 2 GPUs; here are " << count_gpus();
   const Outcome outcome = test::run({kLane, "generate", "--device", "cuda", "--tp", "2", "--prompt", "Who are you?",
-                                     "--kv-cache-memory-bytes", "4000G"});
+                                     "--kv-cache-memory-bytes", "4000G"},
+                                    {.sees_gpus = true});
   EXPECT_NE(outcome.status, 0);
   for (const char* word : {"[rank 0/2] error: ", "[rank 1/2] error: ", "has too little memory"})
     EXPECT_NE(outcome.err.find(word), std::string::npos) << outcome.err;

@@ -17,6 +17,7 @@ struct RunOptions {
   std::string input;                               // standard input
   std::map<std::string, std::string> environment;  // on top of this process's
   std::chrono::milliseconds limit = std::chrono::seconds(60);
+  bool sees_gpus = false;  // most tests expect what CPUs do, also where there are GPUs
   // Called with the process id and what has come on standard error so far, a few times a millisecond until it returns
   // false.
   std::function<bool(int pid, const std::string& err)> watch;

@@ -165,13 +165,12 @@ class CudaGroup final : public DeviceGroup {
                                float fp8_scale, Stream& stream) override {
     const OnDevice on(begin_call());
     const int64_t bytes = in.bytes(), row_bytes = in.cols() * size_of(in.dtype);
-    const int64_t most_row = int64_t{kLineBytes} * 512 * most_cluster_;
-    if (seats_.num_nodes > 1 || row_bytes % kLineBytes != 0 || row_bytes > most_row || bytes > kMostBytes)
+    if (!has_norm(in))
       throw Error(
           ErrorCode::kUnsupported,
           fmt::format("all_reduce_add_rms_norm is for the GPUs of one node, rows of a multiple of {} and at most "
                       "{} bytes, and at most {} in all; here are {} nodes and {} rows of {}",
-                      kLineBytes, most_row, kMostBytes, seats_.num_nodes, in.rows(), row_bytes));
+                      kLineBytes, most_row_bytes(), kMostBytes, seats_.num_nodes, in.rows(), row_bytes));
     if (bytes == 0) return;
     for (const TensorView* tensor : {&in, &residual, &weight, &normed})
       if (reinterpret_cast<uintptr_t>(tensor->data) % kLineBytes != 0)
@@ -206,8 +205,8 @@ class CudaGroup final : public DeviceGroup {
         launch);
   }
 
-  bool fuses_norm() const override {
-    return seats_.num_nodes == 1 && !(forced_ && forced_->algorithm == Algorithm::kNccl);
+  bool fuses_norm(TensorView in) const override {
+    return has_norm(in) && !(forced_ && forced_->algorithm == Algorithm::kNccl);
   }
 
   void reduce_scatter(TensorView in, TensorView out, ReduceOp op, Stream& stream) override {
@@ -274,6 +273,13 @@ class CudaGroup final : public DeviceGroup {
   }
 
  private:
+  int64_t most_row_bytes() const { return int64_t{kLineBytes} * 512 * most_cluster_; }
+  bool has_norm(const TensorView& in) const {
+    const int64_t row_bytes = in.cols() * size_of(in.dtype);
+    return seats_.num_nodes == 1 && row_bytes % kLineBytes == 0 && row_bytes <= most_row_bytes() &&
+           in.bytes() <= kMostBytes;
+  }
+
   // The device to run on, after a look whether the group still lives.
   int begin_call() {
     check_failure();

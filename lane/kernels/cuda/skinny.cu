@@ -6,8 +6,7 @@
 // - Latency: a GPU needs about 4.5 MB of loads under way (4.5 TB/s times 1 us), 34 KB an SM. The ring holds more.
 // - Parts that have to be added up: blocks share no rows of W, and deal these out evenly by eights; inputs are shared
 //   by the warps of a block, who meet in shared memory.
-// - The time between kernels: W does not depend on the kernel before, so the ring is filled, and more is on its way to
-//   the L2 cache, before that one ends.
+// - The time between kernels: W does not depend on the kernel before, so the ring is filled before that one ends.
 #include <cuda.h>
 
 #include <algorithm>
@@ -22,10 +21,10 @@
 namespace lane::cuda {
 namespace {
 
-constexpr int kGroup = 8;      // rows of W that stay together: a tile of the tensor cores
-constexpr int kGroups = 8;     // in a box, at most
-constexpr int kChunk = 64;     // inputs in a box, 128 bytes a row
-constexpr int kWBytes = 8192;  // of W in a stage, at most
+constexpr int kWarps = 8, kThreads = 32 * kWarps;  // that multiply; one more warp fetches
+constexpr int kGroup = 8;                          // rows of W that stay together: a tile of the tensor cores
+constexpr int kGroups = 8;                         // in a box, at most
+constexpr int kChunk = 64;                         // inputs in a box, 128 bytes a row
 constexpr int kRowBytes = 2 * kChunk;
 constexpr int kGroupBytes = kGroup * kRowBytes;
 constexpr int kPartGroups = 2;                        // whose sums the warps exchange at a time
@@ -81,11 +80,6 @@ __device__ __forceinline__ void fetch(uint32_t to, const CUtensorMap& map, int i
       "l"(&map), "r"(input), "r"(row), "r"(barrier)
       : "memory");
 }
-__device__ __forceinline__ void bring_to_l2(const CUtensorMap& map, int input, int row) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(input), "r"(row)
-               : "memory");
-}
-
 struct Shape {
   int64_t m, n, k;
   int chunks;        // of inputs, a stage each
@@ -101,24 +95,23 @@ __device__ __forceinline__ uint32_t place(int row, int piece) {
 
 // kRowTiles: of 16 rows of x; 0 means at most 8 rows. kBoxes: side by side in a stage. Stages are a multiple of the
 // warps, so that each stage has a warp that waits for all its rounds: a barrier tells even rounds from odd ones only.
-template <class T, int kWarps, int kRowTiles, int kBoxes, bool kGated>
+template <class T, int kRowTiles, int kMaxGroups, int kBoxes, bool kGated>
 struct Layout {
-  static constexpr int kThreads = 32 * kWarps;  // that multiply; one more warp fetches
   static constexpr int kTiles = kRowTiles == 0 ? 1 : kRowTiles, kXRows = kRowTiles == 0 ? 8 : 16 * kRowTiles;
-  static constexpr int kStages = kWarps, kStageBytes = kWBytes + kBoxes * kXRows * kRowBytes;
-  static constexpr int kMaxGroups = kGroups / kBoxes;                      // of W in a box
+  static constexpr int kStages = kWarps;
+  static constexpr int kWBytes = kBoxes * kMaxGroups * kGroupBytes, kStageBytes = kWBytes + kBoxes * kXRows * kRowBytes;
   static constexpr int kOutGroups = kGated ? kMaxGroups / 2 : kMaxGroups;  // of the result in a stage
   static constexpr int kSumRows = kRowTiles == 0 ? 8 : 16;                 // of x that warps add up at a time
   static constexpr int kPartBytes = kWarps * kSumRows * kPartPitch * static_cast<int>(sizeof(float));
   static constexpr int kSharedBytes = kStages * kStageBytes + kPartBytes + 1024;  // the last for alignment
 };
 
-template <class T, int kWarps, int kRowTiles, int kBoxes, bool kGated>
-__global__ void __launch_bounds__(32 * kWarps + 32) __maxnreg__(kRowTiles == 2 ? 168 : 88)
+template <class T, int kRowTiles, int kMaxGroups, int kBoxes, bool kGated>
+__global__ void __launch_bounds__(kThreads + 32) __maxnreg__(kRowTiles == 2 ? 168 : 88)
     skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
-                  const T* __restrict__ bias, T* __restrict__ out, Shape shape, int ahead) {
+                  const T* __restrict__ bias, T* __restrict__ out, Shape shape) {
 #if __CUDA_ARCH__ >= 900
-  using L = Layout<T, kWarps, kRowTiles, kBoxes, kGated>;
+  using L = Layout<T, kRowTiles, kMaxGroups, kBoxes, kGated>;
   let_next_start();
   extern __shared__ char dynamic[];
   __shared__ uint64_t full[L::kStages], empty[L::kStages];
@@ -161,15 +154,11 @@ __global__ void __launch_bounds__(32 * kWarps + 32) __maxnreg__(kRowTiles == 2 ?
     const auto fetch_x = [&](int stage, int of_chunk) {
 #pragma unroll
       for (int box = 0; box < kBoxes; ++box)
-        fetch(ring + stage * L::kStageBytes + kWBytes + box * L::kXRows * kRowBytes, x,
+        fetch(ring + stage * L::kStageBytes + L::kWBytes + box * L::kXRows * kRowBytes, x,
               (of_chunk * kBoxes + box) * kChunk, 0, address(&full[stage]));
     };
     // There are at least as many chunks as stages.
     for (int i = 0; i < L::kStages; ++i, next()) fetch_w(i);
-    const int resume_row = row, resume_chunk = chunk;
-    for (int i = L::kStages; i < min(count, L::kStages + ahead); ++i, next())
-      each_box([&](int, int input, int of_row) { bring_to_l2(w, input, of_row); });
-    row = resume_row, chunk = resume_chunk;
     wait_for_previous();
     for (int i = 0; i < L::kStages; ++i) fetch_x(i, i);
     for (int i = L::kStages, stage = 0, round = 0; i < count; ++i, next()) {
@@ -182,18 +171,18 @@ __global__ void __launch_bounds__(32 * kWarps + 32) __maxnreg__(kRowTiles == 2 ?
   }
 
   wait_for_previous();
-  const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(L::kThreads) : "memory"); };
+  const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); };
   const uint32_t from = ring + warp * L::kStageBytes;
   int round = 0;
   for (int tile = 0; tile < tiles; ++tile) {
     const int group = first_group + tile * shape.stage_groups, here = min(shape.stage_groups, end_group - group);
-    float sums[L::kTiles][L::kMaxGroups][4] = {};
+    float sums[L::kTiles][kMaxGroups][4] = {};
     for (int chunk = warp; chunk < chunks; chunk += kWarps, ++round) {
       wait_for_phase(address(&full[warp]), round & 1);
 #pragma unroll
       for (int box = 0; box < kBoxes; ++box) {
         const uint32_t box_of_w = from + box * (kGated ? 2 : 1) * shape.stage_groups * kGroupBytes,
-                       box_of_x = from + kWBytes + box * L::kXRows * kRowBytes;
+                       box_of_x = from + L::kWBytes + box * L::kXRows * kRowBytes;
         uint32_t inputs[L::kTiles][kChunk / 16][4];
 #pragma unroll
         for (int i = 0; i < L::kTiles; ++i)
@@ -205,7 +194,7 @@ __global__ void __launch_bounds__(32 * kWarps + 32) __maxnreg__(kRowTiles == 2 ?
             if constexpr (kRowTiles == 0) inputs[i][step][1] = inputs[i][step][3] = 0;
           }
 #pragma unroll
-        for (int j = 0; j < L::kMaxGroups; ++j) {
+        for (int j = 0; j < kMaxGroups; ++j) {
           if (j % L::kOutGroups >= here) continue;
           const int in_box = j < L::kOutGroups ? j : shape.stage_groups + j - L::kOutGroups;
           uint32_t weights[2][4];
@@ -238,7 +227,7 @@ __global__ void __launch_bounds__(32 * kWarps + 32) __maxnreg__(kRowTiles == 2 ?
       }
       sync_warps();
       const int64_t out_rows = kGated ? shape.n / 2 : shape.n;
-      for (int at = thread; at < L::kSumRows * kColumns; at += L::kThreads) {
+      for (int at = thread; at < L::kSumRows * kColumns; at += kThreads) {
         const int row_here = at / kColumns, column = at % kColumns;
         const int64_t row = tile_of_x * 16 + row_here, of = int64_t{group + at_group} * kGroup + column;
         if (row >= shape.m || of >= out_rows || of >= int64_t{group + here} * kGroup) continue;
@@ -312,21 +301,20 @@ struct Operands {
   Shape shape;
 };
 
-template <class T, int kWarps, int kRowTiles, int kBoxes, bool kGated>
-void start(Operands of, int blocks, int ahead, Stream& stream) {
-  using L = Layout<T, kWarps, kRowTiles, kBoxes, kGated>;
-  const auto kernel = skinny_kernel<T, kWarps, kRowTiles, kBoxes, kGated>;
+template <class T, int kRowTiles, int kMaxGroups, int kBoxes, bool kGated>
+void start(Operands of, int blocks, Stream& stream) {
+  using L = Layout<T, kRowTiles, kMaxGroups, kBoxes, kGated>;
+  const auto kernel = skinny_kernel<T, kRowTiles, kMaxGroups, kBoxes, kGated>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes),
         "taking more shared memory for a product");
   // As many chunks for each warp: those beyond the end of k are zeros.
   constexpr int64_t kRound = int64_t{kWarps} * kBoxes * kChunk;
   of.shape.chunks = static_cast<int>((of.shape.k + kRound - 1) / kRound) * kWarps;
-  launch(
-      kernel,
-      {.blocks = static_cast<unsigned>(blocks), .threads = L::kThreads + 32, .shared_bytes = size_t{L::kSharedBytes}},
-      stream, "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, L::kXRows),
-      map_of(of.w, of.dtype, of.shape.n, of.shape.k, of.shape.stage_groups * kGroup), static_cast<const T*>(of.bias),
-      static_cast<T*>(of.out), of.shape, ahead);
+  launch(kernel,
+         {.blocks = static_cast<unsigned>(blocks), .threads = kThreads + 32, .shared_bytes = size_t{L::kSharedBytes}},
+         stream, "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, L::kXRows),
+         map_of(of.w, of.dtype, of.shape.n, of.shape.k, of.shape.stage_groups * kGroup), static_cast<const T*>(of.bias),
+         static_cast<T*>(of.out), of.shape);
 }
 
 constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
@@ -339,20 +327,21 @@ void start_for(Operands of, const SkinnyCut& cut, Stream& stream) {
   const int in_stage = kGated ? kGroups / 2 : kGroups, least = divide_up(groups, most);
   of.shape.stage_groups = std::min(least, in_stage);
   const int blocks = divide_up(groups, divide_up(least, of.shape.stage_groups) * of.shape.stage_groups);
-  const auto with_boxes = [&](auto warps, auto row_tiles) {
-    constexpr int kWarps = decltype(warps)::value, kRowTiles = decltype(row_tiles)::value;
-    if (of.shape.stage_groups * 2 <= in_stage)
-      start<T, kWarps, kRowTiles, 2, kGated>(of, blocks, cut.ahead, stream);
+  const bool is_narrow = of.shape.stage_groups * 2 <= in_stage;
+  const auto with_boxes = [&](auto row_tiles, auto boxes) {
+    constexpr int kRowTiles = decltype(row_tiles)::value, kBoxes = decltype(boxes)::value;
+    if (is_narrow)
+      start<T, kRowTiles, kGroups / 2, 2 * kBoxes, kGated>(of, blocks, stream);
     else
-      start<T, kWarps, kRowTiles, 1, kGated>(of, blocks, cut.ahead, stream);
+      start<T, kRowTiles, kGroups, kBoxes, kGated>(of, blocks, stream);
   };
-  const auto with_rows = [&](auto warps) {
-    if (of.shape.m <= 8) return with_boxes(warps, std::integral_constant<int, 0>());
-    if (of.shape.m <= 16) return with_boxes(warps, std::integral_constant<int, 1>());
-    with_boxes(warps, std::integral_constant<int, 2>());
+  const auto with_rows = [&](auto row_tiles) {
+    if (cut.is_long) return with_boxes(row_tiles, std::integral_constant<int, 2>());
+    with_boxes(row_tiles, std::integral_constant<int, 1>());
   };
-  ensure(cut.warps == 4 || cut.warps == 8, "a block has 4 or 8 warps that multiply");
-  cut.warps == 4 ? with_rows(std::integral_constant<int, 4>()) : with_rows(std::integral_constant<int, 8>());
+  if (of.shape.m <= 8) return with_rows(std::integral_constant<int, 0>());
+  if (of.shape.m <= 16) return with_rows(std::integral_constant<int, 1>());
+  with_boxes(std::integral_constant<int, 2>(), std::integral_constant<int, 1>());
 }
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }

@@ -8,8 +8,7 @@ namespace lane::cuda {
 // alone: it has the same bits whatever the other rows of x are, and however many.
 struct SkinnyCut {
   int blocks_per_sm = 2;
-  int warps = 8;  // of a block, 4 or 8: as many stages of 9 to 16 KiB are under way
-  int ahead = 0;  // stages of up to 8 KiB a block brings to the L2 cache beyond its ring, while the kernel before runs
+  bool is_long = false;  // stages of 16 KiB of W in place of 8; up to 16 rows of x
   bool operator==(const SkinnyCut&) const = default;
 };
 

@@ -54,12 +54,10 @@ struct Product {
   }
 };
 
-const std::vector<cuda::SkinnyCut> kCuts = {{},
-                                            {.blocks_per_sm = 2, .warps = 4},
-                                            {.blocks_per_sm = 3, .ahead = 4},
-                                            {.blocks_per_sm = 1, .warps = 4, .ahead = 1000}};
+const std::vector<cuda::SkinnyCut> kCuts = {
+    {}, {.blocks_per_sm = 1}, {.blocks_per_sm = 1, .is_long = true}, {.blocks_per_sm = 3}};
 std::string show(const cuda::SkinnyCut& cut) {
-  return " blocks " + std::to_string(cut.blocks_per_sm) + " warps " + std::to_string(cut.warps);
+  return " blocks " + std::to_string(cut.blocks_per_sm) + (cut.is_long ? " long" : "");
 }
 
 class GpuMatmul : public testing::TestWithParam<DType> {
