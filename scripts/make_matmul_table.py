@@ -36,7 +36,7 @@ def main():
                     break
             kind, what = best.split()
             if kind == "own":
-                ways.append(f"own({what[0]}, {str(what.endswith('L')).lower()})")
+                ways.append(f"own({what})")
             else:
                 ways.append(f"blas({what})")
         lines.append(f"    {{{n}, {k}, {str(gated).lower()}, {{{{{', '.join(ways)}}}}}}},")
@@ -52,9 +52,7 @@ namespace {{
 
 constexpr std::array<int64_t, {len(rows)}> kRows = {{{', '.join(map(str, rows))}}};
 
-constexpr MatmulWay own(int blocks_per_sm, bool is_long) {{
-  return {{.is_own = true, .cut = {{.blocks_per_sm = blocks_per_sm, .is_long = is_long}}}};
-}}
+constexpr MatmulWay own(int blocks_per_sm) {{ return {{.is_own = true, .cut = {{.blocks_per_sm = blocks_per_sm}}}}; }}
 constexpr MatmulWay blas(int candidate) {{ return {{.candidate = candidate}}; }}
 
 struct Measured {{

@@ -108,13 +108,10 @@ std::vector<Timing> measure(const Shape& shape, int64_t m, char* pool, Stream& s
   const auto matrix = [&](int i) { return DeviceMatrix{pool + i * bytes, DType::kBF16, shape.n, shape.k}; };
   std::vector<Timing> timings;
   if (m <= cuda::kSkinnyRows)
-    for (const cuda::SkinnyCut& cut : {cuda::SkinnyCut{1, false}, {2, false}, {1, true}}) {
-      if (cut.is_long && m > 16) continue;
-      timings.push_back({fmt::format("own {}{}", cut.blocks_per_sm, cut.is_long ? "L" : ""),
-                         time_of_product(count, stream, [&](int i) {
-                           cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, cut, stream);
+    for (const int blocks_per_sm : {1, 2})
+      timings.push_back({fmt::format("own {}", blocks_per_sm), time_of_product(count, stream, [&](int i) {
+                           cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, {blocks_per_sm}, stream);
                          })});
-    }
   for (int candidate = 0; candidate < 6; ++candidate)
     timings.push_back({fmt::format("blas {}", candidate), time_of_product(count, stream, [&](int i) {
                          cuda::blas_matmul(inputs, matrix(i), {}, whole, stream, candidate);

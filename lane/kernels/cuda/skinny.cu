@@ -95,10 +95,10 @@ __device__ __forceinline__ uint32_t place(int row, int piece) {
 
 // kRowTiles: of 16 rows of x; 0 means at most 8 rows. kBoxes: side by side in a stage. Stages are a multiple of the
 // warps, so that each stage has a warp that waits for all its rounds: a barrier tells even rounds from odd ones only.
-template <class T, int kRowTiles, int kMaxGroups, int kBoxes, bool kGated>
+template <class T, int kRowTiles, int kBoxes, bool kGated>
 struct Layout {
   static constexpr int kTiles = kRowTiles == 0 ? 1 : kRowTiles, kXRows = kRowTiles == 0 ? 8 : 16 * kRowTiles;
-  static constexpr int kStages = kWarps;
+  static constexpr int kStages = kWarps, kMaxGroups = kGroups / kBoxes;  // of W in a box
   static constexpr int kWBytes = kBoxes * kMaxGroups * kGroupBytes, kStageBytes = kWBytes + kBoxes * kXRows * kRowBytes;
   static constexpr int kOutGroups = kGated ? kMaxGroups / 2 : kMaxGroups;  // of the result in a stage
   static constexpr int kSumRows = kRowTiles == 0 ? 8 : 16;                 // of x that warps add up at a time
@@ -106,12 +106,12 @@ struct Layout {
   static constexpr int kSharedBytes = kStages * kStageBytes + kPartBytes + 1024;  // the last for alignment
 };
 
-template <class T, int kRowTiles, int kMaxGroups, int kBoxes, bool kGated>
+template <class T, int kRowTiles, int kBoxes, bool kGated>
 __global__ void __launch_bounds__(kThreads + 32) __maxnreg__(kRowTiles == 2 ? 168 : 88)
     skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
                   const T* __restrict__ bias, T* __restrict__ out, Shape shape) {
 #if __CUDA_ARCH__ >= 900
-  using L = Layout<T, kRowTiles, kMaxGroups, kBoxes, kGated>;
+  using L = Layout<T, kRowTiles, kBoxes, kGated>;
   let_next_start();
   extern __shared__ char dynamic[];
   __shared__ uint64_t full[L::kStages], empty[L::kStages];
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads + 32) __maxnreg__(kRowTiles == 2 ? 16
   int round = 0;
   for (int tile = 0; tile < tiles; ++tile) {
     const int group = first_group + tile * shape.stage_groups, here = min(shape.stage_groups, end_group - group);
-    float sums[L::kTiles][kMaxGroups][4] = {};
+    float sums[L::kTiles][L::kMaxGroups][4] = {};
     for (int chunk = warp; chunk < chunks; chunk += kWarps, ++round) {
       wait_for_phase(address(&full[warp]), round & 1);
 #pragma unroll
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kThreads + 32) __maxnreg__(kRowTiles == 2 ? 16
             if constexpr (kRowTiles == 0) inputs[i][step][1] = inputs[i][step][3] = 0;
           }
 #pragma unroll
-        for (int j = 0; j < kMaxGroups; ++j) {
+        for (int j = 0; j < L::kMaxGroups; ++j) {
           if (j % L::kOutGroups >= here) continue;
           const int in_box = j < L::kOutGroups ? j : shape.stage_groups + j - L::kOutGroups;
           uint32_t weights[2][4];
@@ -301,10 +301,10 @@ struct Operands {
   Shape shape;
 };
 
-template <class T, int kRowTiles, int kMaxGroups, int kBoxes, bool kGated>
+template <class T, int kRowTiles, int kBoxes, bool kGated>
 void start(Operands of, int blocks, Stream& stream) {
-  using L = Layout<T, kRowTiles, kMaxGroups, kBoxes, kGated>;
-  const auto kernel = skinny_kernel<T, kRowTiles, kMaxGroups, kBoxes, kGated>;
+  using L = Layout<T, kRowTiles, kBoxes, kGated>;
+  const auto kernel = skinny_kernel<T, kRowTiles, kBoxes, kGated>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes),
         "taking more shared memory for a product");
   // As many chunks for each warp: those beyond the end of k are zeros.
@@ -327,21 +327,14 @@ void start_for(Operands of, const SkinnyCut& cut, Stream& stream) {
   const int in_stage = kGated ? kGroups / 2 : kGroups, least = divide_up(groups, most);
   of.shape.stage_groups = std::min(least, in_stage);
   const int blocks = divide_up(groups, divide_up(least, of.shape.stage_groups) * of.shape.stage_groups);
-  const bool is_narrow = of.shape.stage_groups * 2 <= in_stage;
-  const auto with_boxes = [&](auto row_tiles, auto boxes) {
-    constexpr int kRowTiles = decltype(row_tiles)::value, kBoxes = decltype(boxes)::value;
-    if (is_narrow)
-      start<T, kRowTiles, kGroups / 2, 2 * kBoxes, kGated>(of, blocks, stream);
-    else
-      start<T, kRowTiles, kGroups, kBoxes, kGated>(of, blocks, stream);
-  };
   const auto with_rows = [&](auto row_tiles) {
-    if (cut.is_long) return with_boxes(row_tiles, std::integral_constant<int, 2>());
-    with_boxes(row_tiles, std::integral_constant<int, 1>());
+    constexpr int kRowTiles = decltype(row_tiles)::value;
+    if (of.shape.stage_groups * 2 <= in_stage) return start<T, kRowTiles, 2, kGated>(of, blocks, stream);
+    start<T, kRowTiles, 1, kGated>(of, blocks, stream);
   };
   if (of.shape.m <= 8) return with_rows(std::integral_constant<int, 0>());
   if (of.shape.m <= 16) return with_rows(std::integral_constant<int, 1>());
-  with_boxes(std::integral_constant<int, 2>(), std::integral_constant<int, 1>());
+  with_rows(std::integral_constant<int, 2>());
 }
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }

@@ -8,7 +8,6 @@ namespace lane::cuda {
 // alone: it has the same bits whatever the other rows of x are, and however many.
 struct SkinnyCut {
   int blocks_per_sm = 2;
-  bool is_long = false;  // stages of 16 KiB of W in place of 8; up to 16 rows of x
   bool operator==(const SkinnyCut&) const = default;
 };
 

@@ -86,7 +86,9 @@ TEST(GpuAllReduce, GoesThroughNcclAloneWhereThatIsAskedFor) {
   if (count_gpus() < 2) GTEST_SKIP() << "needs two GPUs, has " << count_gpus();
   expect_good({.ranks = std::min(4, count_gpus()), .has_nccl = true}, [](Rank& rank) {
     const auto names = rank.group.device_algorithms(rank.device);
-    require(rank.group.fuses_norm(rank.device), "a node's GPUs fuse the norm");
+    const Buffer few(DType::kBF16, {1, 1, 4, 4096}, rank.device), many(DType::kBF16, {1, 1, 4096, 4096}, rank.device);
+    require(rank.group.fuses_norm(few.view()), "a node's GPUs fuse the norm of few rows");
+    require(!rank.group.fuses_norm(many.view()), "32 MiB are more than the fused kernel takes");
     ::setenv("LANE_NCCL", "only", 1);
     Communicator alone = rank.group.split(0, rank.rank);
     alone.keep_one_order();
@@ -99,7 +101,7 @@ TEST(GpuAllReduce, GoesThroughNcclAloneWhereThatIsAskedFor) {
       require(false, "it is asked for where it is not, and that is no error");
     }
     alone.open_device(rank.device);
-    require(!alone.fuses_norm(rank.device), "the kernel that fuses the norm is not NCCL's");
+    require(!alone.fuses_norm(few.view()), "the kernel that fuses the norm is not NCCL's");
     for (const int64_t bytes : {16, 8192, 1 << 20, 64 << 20})
       require(alone.device_algorithm(bytes, DType::kBF16) == "nccl", fmt::format("{} bytes go another way", bytes));
     Rank there{alone, rank.stream, rank.device, rank.rank, rank.size, rank.is_crowded, rank.shared};

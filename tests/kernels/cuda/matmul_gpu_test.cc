@@ -1,7 +1,7 @@
 #include <cuda_runtime_api.h>
 
 #include "lane/device/cuda/native.cuh"
-#include "lane/kernels/cuda/blas.cuh"
+#include "lane/kernels/cuda/matmul_table.cuh"
 #include "lane/kernels/cuda/skinny.cuh"
 #include "tests/kernels/cuda/gpu_kernel_test.h"
 
@@ -39,7 +39,9 @@ struct Product {
 
   impl::DeviceMatrix matrix() const { return {weight.data(), weight.dtype(), n, k}; }
 
-  bool is_skinny(const TensorView& out) const { return cuda::is_skinny(x.view(), matrix(), bias.view(), out); }
+  bool goes_to_own(const TensorView& out, bool gated) const {
+    return cuda::choose_way(m, n, k, gated).is_own && cuda::is_skinny(x.view(), matrix(), bias.view(), out);
+  }
 
   // Products of 16-bit numbers are exact in float32; k sums, each rounded by 2^-24 of what was added up so far (tensor
   // cores truncate: twice that), then one rounding to the type. cuBLASLt's epilogues round the product before the bias
@@ -54,11 +56,8 @@ struct Product {
   }
 };
 
-const std::vector<cuda::SkinnyCut> kCuts = {
-    {}, {.blocks_per_sm = 1}, {.blocks_per_sm = 1, .is_long = true}, {.blocks_per_sm = 3}};
-std::string show(const cuda::SkinnyCut& cut) {
-  return " blocks " + std::to_string(cut.blocks_per_sm) + (cut.is_long ? " long" : "");
-}
+const std::vector<cuda::SkinnyCut> kCuts = {{.blocks_per_sm = 1}, {.blocks_per_sm = 2}, {.blocks_per_sm = 3}};
+std::string show(const cuda::SkinnyCut& cut) { return " blocks " + std::to_string(cut.blocks_per_sm); }
 
 class GpuMatmul : public testing::TestWithParam<DType> {
  protected:
@@ -74,7 +73,7 @@ TEST_P(GpuMatmul, IsRightForAllShapes) {
       const Product product(GetParam(), m, n, k, stream_);
       const GpuMatrix out(m, n, GetParam(), stream_);
       matmul(product.x.view(), product.weight, product.bias.view(), out.view(), stream_);
-      product.expect_right(out.read(stream_), product.is_skinny(out.view()),
+      product.expect_right(out.read(stream_), product.goes_to_own(out.view(), false),
                            "m=" + std::to_string(m) + " n=" + std::to_string(n) + " k=" + std::to_string(k));
     }
 }
@@ -112,7 +111,7 @@ TEST_P(GpuMatmul, GatedIsTheProductThenSiluMul) {
       };
       const GpuMatrix scratch(m, 2 * f, GetParam(), stream_), out(m, f, GetParam(), stream_);
       matmul_silu_mul(product.x.view(), product.weight, product.bias.view(), scratch.view(), out.view(), stream_);
-      expect_right(out.read(stream_), product.is_skinny(out.view()), "chosen");
+      expect_right(out.read(stream_), product.goes_to_own(out.view(), true), "chosen");
       if (GetParam() == DType::kF32 || m > cuda::kSkinnyRows) continue;
       for (const cuda::SkinnyCut& cut : kCuts) {
         const GpuMatrix other(m, f, GetParam(), stream_);
