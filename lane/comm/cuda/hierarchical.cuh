@@ -142,8 +142,8 @@ struct Across {
     }
     return true;
   }
-  // The way back: the owner's `total`, rounded, doubles the nodes that have it each round. The owner put it into its own
-  // slot for results (keep()), where everybody waits for it.
+  // The way back: the owner's `total`, rounded, doubles the nodes that have it each round. The owner put it into its
+  // own slot for results (keep()), where everybody waits for it.
   __device__ __forceinline__ Line* results(int node) const { return slot(node, rounds_of(group.num_nodes) + 1); }
   __device__ __forceinline__ void keep(int64_t line, const Line& total) const {
     store_line(results(group.node) + line, total);

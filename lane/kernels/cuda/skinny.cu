@@ -1,6 +1,6 @@
-// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; four or eight warps
-// take them from there into the tensor cores, each a stage of its own, so that as many are under way at once. A stage
-// is up to 64 rows of W by 64 inputs, or up to 32 by 128, and the same inputs of x.
+// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; eight warps take them
+// from there into the tensor cores, each a stage of its own, so that eight are under way at once. A stage is up to 64
+// rows of W by 64 inputs, or up to 32 by 128, and the same inputs of x.
 //
 // The floor: n k sizeof(T) bytes at the memory's read rate. Three things stand against it.
 // - Latency: a GPU needs about 4.5 MB of loads under way (4.5 TB/s times 1 us), 34 KB an SM. The ring holds more.
@@ -80,6 +80,7 @@ __device__ __forceinline__ void fetch(uint32_t to, const CUtensorMap& map, int i
       "l"(&map), "r"(input), "r"(row), "r"(barrier)
       : "memory");
 }
+
 struct Shape {
   int64_t m, n, k;
   int chunks;        // of inputs, a stage each
