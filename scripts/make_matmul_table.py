@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes lane/kernels/cuda/matmul_table.cc from what bench_matmul_cuda measured.
 
-  scripts/make_matmul_table.py matmul.json > lane/kernels/cuda/matmul_table.cc
+  scripts/make_matmul_table.py matmul.json > lane/kernels/cuda/matmul_table.cc   (then clang-format)
+  scripts/make_matmul_table.py matmul.json lane/kernels/cuda/matmul_table.cc     is it the one made from that?
 
 For each shape and number of rows the fastest way is taken; Lane's kernel in its usual cut and cuBLASLt's first choice
 are kept where nothing is more than 2 % faster, since that is what two measurements of one thing differ by. In a model
@@ -16,9 +17,9 @@ NOISE = 1.02
 UNCHAINED_S = 5e-6
 
 
-def main():
+def table_of(path):
     cells = {}
-    for entry in json.load(open(sys.argv[1])):
+    for entry in json.load(open(path)):
         at = cells.setdefault((entry["n"], entry["k"], entry["gated"]), {}).setdefault(entry["m"], {})
         at[entry["how"]] = entry["seconds"]
     rows = sorted({m for of_shape in cells.values() for m in of_shape})
@@ -40,7 +41,7 @@ def main():
             else:
                 ways.append(f"blas({what})")
         lines.append(f"    {{{n}, {k}, {str(gated).lower()}, {{{{{', '.join(ways)}}}}}}},")
-    print(f"""// Made by scripts/make_matmul_table.py from measurements of bench_matmul_cuda on an H200. Do not edit.
+    return f"""// Made by scripts/make_matmul_table.py from measurements of bench_matmul_cuda on an H200. Do not edit.
 #include "lane/kernels/cuda/matmul_table.cuh"
 
 #include <algorithm>
@@ -78,7 +79,16 @@ MatmulWay choose_way(int64_t m, int64_t n, int64_t k, bool gated) {{
   return nearest->ways[static_cast<size_t>(std::lower_bound(kRows.begin(), kRows.end(), m) - kRows.begin())];
 }}
 
-}}  // namespace lane::cuda""")
+}}  // namespace lane::cuda
+"""
+
+
+def main():
+    made = table_of(sys.argv[1])
+    if len(sys.argv) == 2:
+        sys.stdout.write(made)
+    elif "".join(open(sys.argv[2]).read().split()) != "".join(made.split()):
+        sys.exit(f"{sys.argv[2]} is not what this script makes from {sys.argv[1]}: make it again")
 
 
 if __name__ == "__main__":
