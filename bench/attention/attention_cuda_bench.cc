@@ -5,7 +5,6 @@
 // Bytes are those of keys and values that queries see, once per kv head; operations are two multiply-adds per dimension
 // for each visible pair of a query and a key. As many layers as make the caches 512 MiB follow one another in a graph,
 // so that the 50 MiB of L2 cannot hold them, as in a model; the time is a layer's share of the median of 20 launches.
-#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bench/graph_time.h"
 #include "lane/attention/attention.h"
 #include "lane/base/file.h"
 #include "lane/base/random.h"
@@ -23,10 +23,6 @@ namespace {
 using namespace lane;
 
 constexpr Device kGpu{DeviceKind::kCuda, 0};
-
-void check(cudaError_t status) {
-  if (status != cudaSuccess) throw Error(ErrorCode::kDevice, cudaGetErrorString(status));
-}
 
 struct Case {
   const char* phase;
@@ -53,34 +49,6 @@ Buffer on_gpu(const std::vector<int32_t>& list, Stream& stream) {
   copy_to_device(list.data(), buffer.view(), stream);
   stream.synchronize();
   return buffer;
-}
-
-// Median time of a graph of `num_layers` calls of run(layer).
-template <class Run>
-double time_of_layer(int num_layers, Stream& stream, Run&& run) {
-  const auto raw = static_cast<cudaStream_t>(stream.native());
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
-  check(cudaStreamBeginCapture(raw, cudaStreamCaptureModeThreadLocal));
-  for (int layer = 0; layer < num_layers; ++layer) run(layer);
-  check(cudaStreamEndCapture(raw, &graph));
-  check(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin = nullptr, end = nullptr;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<double> seconds;
-  for (int i = 0; i < 25; ++i) {
-    float ms = 0;
-    check(cudaEventRecord(begin, raw));
-    check(cudaGraphLaunch(exec, raw));
-    check(cudaEventRecord(end, raw));
-    check(cudaEventSynchronize(end));
-    check(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 5) seconds.push_back(ms * 1e-3 / num_layers);
-  }
-  cudaEventDestroy(begin), cudaEventDestroy(end), cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
-  std::nth_element(seconds.begin(), seconds.begin() + 10, seconds.end());
-  return seconds[10];
 }
 
 Result measure(const AttentionBackend& backend, const Case& c, Stream& stream) {
@@ -121,7 +89,7 @@ Result measure(const AttentionBackend& backend, const Case& c, Stream& stream) {
   stream.synchronize();
 
   Result result{};
-  result.seconds = time_of_layer(num_layers, stream, [&](int layer) {
+  result.seconds = bench::time_in_graph(num_layers, stream, [&](int layer) {
     const auto at = static_cast<size_t>(layer);
     backend.run(shape, batch, qkv.view(), 0, {keys[at].view(), values[at].view()}, out.view(), state.get(), stream);
   });

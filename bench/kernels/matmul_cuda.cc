@@ -6,7 +6,6 @@
 // As many different matrices as fill 512 MiB follow one another in a graph, so that the 50 MiB of L2 cannot hold them,
 // as in a model; the time is a product's share of the median of 20 launches. Bytes are those of W; the floor is the
 // memory's read rate. --few: the shapes of one model and few numbers of rows.
-#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include <cstring>
 #include <vector>
 
+#include "bench/graph_time.h"
 #include "lane/base/file.h"
 #include "lane/base/json.h"
 #include "lane/base/random.h"
@@ -27,10 +27,6 @@ using kernels::impl::DeviceMatrix;
 
 constexpr Device kGpu{DeviceKind::kCuda, 0};
 constexpr int64_t kPoolBytes = int64_t{3} << 30;
-
-void check(cudaError_t status) {
-  if (status != cudaSuccess) throw Error(ErrorCode::kDevice, cudaGetErrorString(status));
-}
 
 struct Shape {
   const char* name;
@@ -63,35 +59,6 @@ std::vector<Shape> shapes(bool few) {
   return all;
 }
 
-template <class Run>
-double time_of_product(int count, Stream& stream, Run&& run) {
-  const auto raw = static_cast<cudaStream_t>(stream.native());
-  run(0);  // what is set up at a first call is not captured
-  check(cudaStreamSynchronize(raw));
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
-  check(cudaStreamBeginCapture(raw, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < count; ++i) run(i);
-  check(cudaStreamEndCapture(raw, &graph));
-  check(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin = nullptr, end = nullptr;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<double> seconds;
-  for (int i = 0; i < 23; ++i) {
-    float ms = 0;
-    check(cudaEventRecord(begin, raw));
-    check(cudaGraphLaunch(exec, raw));
-    check(cudaEventRecord(end, raw));
-    check(cudaEventSynchronize(end));
-    check(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 3) seconds.push_back(ms * 1e-3 / count);
-  }
-  cudaEventDestroy(begin), cudaEventDestroy(end), cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
-  std::nth_element(seconds.begin(), seconds.begin() + 10, seconds.end());
-  return seconds[10];
-}
-
 struct Timing {
   std::string how;
   double seconds;
@@ -109,16 +76,17 @@ std::vector<Timing> measure(const Shape& shape, int64_t m, char* pool, Stream& s
   std::vector<Timing> timings;
   if (m <= cuda::kSkinnyRows)
     for (const int blocks_per_sm : {1, 2})
-      timings.push_back({fmt::format("own {}", blocks_per_sm), time_of_product(count, stream, [&](int i) {
+      timings.push_back({fmt::format("own {}", blocks_per_sm), bench::time_in_graph(count, stream, [&](int i) {
                            cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, {blocks_per_sm}, stream);
                          })});
   for (int candidate = 0; candidate < 6; ++candidate)
-    timings.push_back({fmt::format("blas {}", candidate), time_of_product(count, stream, [&](int i) {
+    timings.push_back({fmt::format("blas {}", candidate), bench::time_in_graph(count, stream, [&](int i) {
                          cuda::blas_matmul(inputs, matrix(i), {}, whole, stream, candidate);
                        })});
   if (shape.gated)
-    timings.push_back({"silu_mul", time_of_product(count, stream,
-                                                   [&](int) { kernels::impl::cuda_silu_mul(whole, result, stream); })});
+    timings.push_back({"silu_mul", bench::time_in_graph(count, stream, [&](int) {
+                         kernels::impl::cuda_silu_mul(whole, result, stream);
+                       })});
   return timings;
 }
 
@@ -136,8 +104,8 @@ int main(int argc, char** argv) {
       halves[i] = bf16_from_float(static_cast<float>(random_uniform(1, i) * 2 - 1));
     const auto piece = static_cast<int64_t>(halves.size() * 2);
     for (int64_t at = 0; at < kPoolBytes; at += piece)
-      check(cudaMemcpy(static_cast<char*>(pool.data()) + at, halves.data(), static_cast<size_t>(piece),
-                       cudaMemcpyHostToDevice));
+      bench::check(cudaMemcpy(static_cast<char*>(pool.data()) + at, halves.data(), static_cast<size_t>(piece),
+                              cudaMemcpyHostToDevice));
     Json all = Json::array();
     const std::vector<int64_t> rows =
         few ? std::vector<int64_t>{1, 8, 16, 32, 64} : std::vector<int64_t>{1, 2, 4, 8, 16, 24, 32, 48, 64};
