@@ -2,9 +2,9 @@
 #include "lane/device/shared_memory.h"
 #include "lane/device/tensor.h"
 
-// What a step on a GPU needs beside the model: its lists come out of memory that it shares with the host, a token is
-// chosen for each row where the logits are, and the tokens go back into shared memory, without the host waiting or
-// being waited for. GPUs only.
+// What a step on a GPU needs beside the model: its lists come by one copy from page-locked memory, a token is
+// chosen for each row where the logits are, and the tokens go back into memory that the host sees, without the host
+// waiting or being waited for. GPUs only.
 namespace lane::kernels {
 
 // How one row chooses; the sampler's rule (runtime/sampler.h) without penalties and filters.
@@ -13,12 +13,13 @@ struct DrawRow {
   uint64_t noise_key = 0, position = 0;
 };
 
-// How large a step may be; a StepBoard is laid out for it.
+// How large a step may be, or is; a StepBoard is laid out for the former.
 struct StepLimits {
   int64_t max_tokens = 0, max_seqs = 0, max_blocks = 0;
 };
 
-// A step's lists as the host writes them, in 32-bit words, one after the other, each with room for its most.
+// Where a step's lists stand in 32-bit words, one after the other, each with room for as much as the limits say: those
+// of the step where the host packs them, those of the board where they lie on the GPU.
 struct StepSlot {
   explicit StepSlot(const StepLimits& limits);
   int64_t token_ids, positions, query_start, kv_length, logit_rows, draws, block_tables;  // where they begin

@@ -52,14 +52,17 @@ constexpr Measured kTable[] = {
 
 MatmulWay choose_way(int64_t m, int64_t n, int64_t k, bool gated) {
   if (m > kRows.back()) return {};
-  const auto distance = [&](const Measured& measured) {
-    const auto apart = [](int64_t a, int64_t b) {
-      return std::abs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
-    };
-    return apart(measured.n, n) + apart(measured.k, k) + (measured.gated == gated ? 0 : 100);
+  const auto apart = [](int64_t a, int64_t b) {
+    return std::abs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
   };
-  const Measured* nearest = std::min_element(std::begin(kTable), std::end(kTable),
-                                             [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
+  const Measured* nearest = nullptr;
+  double least = 0;
+  for (const Measured& measured : kTable) {
+    if (measured.gated != gated) continue;
+    const double distance = measured.n == n && measured.k == k ? 0 : apart(measured.n, n) + apart(measured.k, k);
+    if (nearest == nullptr || distance < least) nearest = &measured, least = distance;
+    if (least == 0) break;
+  }
   return nearest->ways[static_cast<size_t>(std::lower_bound(kRows.begin(), kRows.end(), m) - kRows.begin())];
 }
 
