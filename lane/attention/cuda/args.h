@@ -22,4 +22,13 @@ struct AttentionArgs {
   int row_tiles, partial_rows, grid_chunks;
 };
 
+// What direct.cuh works on: one new token a sequence, whose queries and key are the product's and nothing else yet.
+struct DirectArgs {
+  AttentionArgs a;
+  const float* cos_sin;               // [tokens, 2 pairs], of kernels::rope_table(); null: nothing is rotated
+  int pairs;                          // element j of a head is rotated with element j + pairs
+  const void *query_gain, *key_gain;  // [head_dim] of kernels::head_rms_norm(), which comes first; null: none
+  float eps;
+};
+
 }  // namespace lane::cuda::attention

@@ -21,6 +21,8 @@ void plain_attention(const AttentionArgs& args, DType type, DType cache, const K
 // keys and values itself, the second those of more, whose keys and values have been written.
 void decode_attention(const AttentionArgs& args, DType type, const KernelLaunch& launch);
 void prefill_attention(const AttentionArgs& args, DType type, const KernelLaunch& launch);
+// direct.cuh on its own: a kernel for what takes_direct() (work.h) says.
+void direct_attention(const DirectArgs& args, DType type, const KernelLaunch& launch);
 bool has_head_dim(int head_dim);
 int shared_bytes(int head_dim);  // of the block of either that needs more
 

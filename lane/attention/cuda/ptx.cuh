@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace lane::cuda::attention {
 
@@ -51,9 +52,19 @@ __device__ inline uint32_t pack<F16>(float low, float high) {
   return both;
 }
 
+// Elements that are loaded and stored at once.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T at[kCount];
+};
+// The lower halves of two registers in one, and the upper halves: `a` becomes the lower half.
+__device__ inline uint32_t lower_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
+__device__ inline uint32_t upper_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
+
 struct BlockIndex {
   int x, y, z;
 };
+__device__ inline int grid_width() { return static_cast<int>(gridDim.x); }
 __device__ inline BlockIndex block_index() {
   return {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
 }
@@ -72,6 +83,7 @@ __device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_s
 __device__ inline int shuffle(int value, int source) { return __shfl_sync(0xffffffffu, value, source); }
 
 __device__ inline float power_of_2(float exponent) { return exp2f(exponent); }  // 2 ulp; 0 of -infinity
+__device__ inline float reciprocal_root(float value) { return rsqrtf(value); }
 __device__ inline float hyperbolic_tangent(float value) { return tanhf(value); }
 __device__ inline float greater(float a, float b) { return fmaxf(a, b); }
 
@@ -124,8 +136,34 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
 }
 
-// What other blocks wrote before they said so with arrive().
-__device__ inline float load_fresh(const float* from) { return __ldcg(from); }
+// What other blocks wrote before they said so with arrive(), or before a barrier of the grid: from the second level of
+// the cache, since the first may hold what was there earlier.
+template <int kBytes>
+struct Raw;
+template <>
+struct Raw<2> {
+  using Type = unsigned short;
+};
+template <>
+struct Raw<4> {
+  using Type = unsigned;
+};
+template <>
+struct Raw<8> {
+  using Type = uint2;
+};
+template <>
+struct Raw<16> {
+  using Type = uint4;
+};
+template <class T>
+__device__ inline T load_fresh(const T* from) {
+  using Type = typename Raw<sizeof(T)>::Type;
+  const Type raw = __ldcg(reinterpret_cast<const Type*>(from));
+  T value;
+  memcpy(&value, &raw, sizeof value);
+  return value;
+}
 // Called by one thread of each of `count` blocks, after sync_block(): whether it is the last. The counter is 0 again
 // then.
 __device__ inline bool arrive(uint32_t* counter, uint32_t count) {

@@ -12,8 +12,9 @@ struct Grid {
   int64_t x, y, z;
 };
 
-inline void start(void (*kernel)(AttentionArgs), Grid grid, int threads, int shared, const AttentionArgs& args,
-                  const KernelLaunch& launch, const char* doing) {
+template <class Args>
+void start(void (*kernel)(Args), Grid grid, int threads, int shared, const Args& args, const KernelLaunch& launch,
+           const char* doing) {
   if (grid.x * grid.y * grid.z == 0) return;
   ensure(grid.y <= 65535 && grid.z <= 65535, "a grid has at most 65535 heads and sequences");
   if (shared > 48 * 1024)

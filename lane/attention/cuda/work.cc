@@ -57,4 +57,18 @@ DecodeSpace decode_space(const AttentionShape& shape, int64_t num_seqs, int64_t 
           .num_counters = owners};
 }
 
+bool takes_direct(const AttentionShape& shape) {
+  return (shape.head_dim == 64 || shape.head_dim == 128) && shape.num_heads / shape.num_kv_heads <= kDirectRows &&
+         shape.block_tokens % kTileTokens == 0;
+}
+
+DecodeSpace direct_space(const AttentionShape& shape, int64_t num_seqs, int64_t max_kv, int window) {
+  const int64_t owners = num_seqs * shape.num_kv_heads;
+  const int chunks = direct_chunks(max_kv, window), rows = shape.num_heads / shape.num_kv_heads;
+  return {.grid_chunks = chunks,
+          .partial_rows = rows,
+          .partial_floats = owners * chunks * rows * (shape.head_dim + kPartialHead),
+          .num_counters = owners};
+}
+
 }  // namespace lane::cuda::attention

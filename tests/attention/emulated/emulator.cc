@@ -44,6 +44,7 @@ struct Block {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<char> shared;
   char* shared_begin = nullptr;
+  int grid_width = 0;
   ucontext_t scheduler;
   const std::function<void()>* kernel = nullptr;
   const char* fresh = nullptr;
@@ -118,6 +119,7 @@ void emulate(const EmulatedLaunch& launch, const std::function<void()>& kernel) 
                   static_cast<int>(at / launch.grid_x / launch.grid_y), 0};
     mine.shared.assign(static_cast<size_t>(launch.shared_bytes) + 128, '\xff');
     mine.shared_begin = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(mine.shared.data()) + 127) / 128 * 128);
+    mine.grid_width = static_cast<int>(launch.grid_x);
     mine.kernel = &kernel;
     mine.fresh = static_cast<const char*>(launch.fresh);
     mine.fresh_end = mine.fresh + launch.fresh_bytes;
@@ -136,6 +138,8 @@ Index index() {
   return index;
 }
 
+int grid_width() { return block->grid_width; }
+
 char* shared_memory() { return block->shared_begin; }
 
 void check_shared(const void* address, size_t bytes, size_t alignment) {
@@ -144,6 +148,10 @@ void check_shared(const void* address, size_t bytes, size_t alignment) {
   if (at < block->shared_begin || at + bytes > end - (128 - (block->shared_begin - block->shared.data())))
     wrong(who() + " leaves the shared memory");
   if (reinterpret_cast<uintptr_t>(at) % alignment != 0) wrong(who() + ": a misaligned address in shared memory");
+}
+
+void check_aligned(const void* global, size_t alignment) {
+  if (reinterpret_cast<uintptr_t>(global) % alignment != 0) wrong(who() + ": a misaligned address in global memory");
 }
 
 void together(const char* what, void* part, const std::function<void(void* const (&parts)[32])>& act) {
@@ -173,7 +181,7 @@ void sync_block() {
 
 void copy_async(void* shared, const void* global, bool reads) {
   check_shared(shared, 16, 16);
-  if (reads && reinterpret_cast<uintptr_t>(global) % 16 != 0) wrong(who() + ": a misaligned address in global memory");
+  if (reads) check_aligned(global, 16);
   if (reads && !running->has_waited && global >= block->fresh && global < block->fresh_end)
     wrong(who() + " reads what the kernel before it has not finished");
   std::memset(shared, 0xff, 16);

@@ -30,8 +30,10 @@ struct Index {
   int x, y, z, thread;
 };
 Index index();
+int grid_width();
 char* shared_memory();
 void check_shared(const void* address, size_t bytes, size_t alignment);
+void check_aligned(const void* global, size_t alignment);
 
 // All 32 threads of the warp bring their part; the last to come runs `act` on all of them, in the order of lanes.
 void together(const char* what, void* part, const std::function<void(void* const (&parts)[32])>& act);

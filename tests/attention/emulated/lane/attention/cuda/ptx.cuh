@@ -48,9 +48,17 @@ uint32_t pack(float low, float high) {
   return narrow<T>(low).bits | static_cast<uint32_t>(narrow<T>(high).bits) << 16;
 }
 
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T at[kCount];
+};
+inline uint32_t lower_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
+inline uint32_t upper_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
+
 struct BlockIndex {
   int x, y, z;
 };
+inline int grid_width() { return emulator::grid_width(); }
 inline BlockIndex block_index() {
   const auto [x, y, z, thread] = emulator::index();
   return {x, y, z};
@@ -97,6 +105,7 @@ inline int shuffle(int value, int source) {
 }
 
 inline float power_of_2(float exponent) { return std::exp2(exponent); }
+inline float reciprocal_root(float value) { return 1 / std::sqrt(value); }
 inline float hyperbolic_tangent(float value) { return std::tanh(value); }
 inline float greater(float a, float b) { return std::fmax(a, b); }
 
@@ -172,7 +181,12 @@ void wait_for_copies() {
   emulator::wait_for_copies(kOpen);
 }
 
-inline float load_fresh(const float* from) { return *from; }
+// Of a size and at a multiple of it.
+template <class T>
+T load_fresh(const T* from) {
+  emulator::check_aligned(from, sizeof(T));
+  return *from;
+}
 inline bool arrive(uint32_t* counter, uint32_t count) {
   const bool is_last = *counter == count - 1;
   *counter = is_last ? 0 : *counter + 1;

@@ -1,0 +1,502 @@
+// Attention of one new token a sequence as a device function: a piece of a kernel that keeps most of its shared memory
+// and registers for something else, and that has computed queries, keys and values itself, in the same launch.
+//
+// An item is a chunk (split.h) of one sequence and kv head, done by 8 warps in steps of 8 tiles of 16 keys. Keys and
+// values go from memory straight into the registers of mma.m16n8k16, 16 and 8 bytes a load, by permuting what a sum is
+// over (fragments.h has g = lane / 4 and t = lane % 4):
+//
+//   S^T = K Q^T    A = keys of warp w's tile, w = 0..7, B = queries, N = the group's heads. Dimensions are permuted
+//                  alike in both: the four that steps 2 p and 2 p + 1 want of a lane's row are 32 p + 8 t to + 7.
+//   O^T = V^T P^T  A = values of 32 dimensions a warp, so that a step's result is merged where it is computed: warps
+//                  hand on weights, 256 bytes a tile, and not outputs. Keys are permuted alike in both: columns 2 t,
+//                  2 t + 1, 2 t + 8, 2 t + 9 of A are keys t, t + 8, t + 4, t + 12; and dimensions are permuted in
+//                  the result: rows g and g + 8 of tiles 0 and 1 are 4 g to 4 g + 3.
+//
+// Weights of a tile are relative to its highest score; whoever sums products of several tiles has all of their highest
+// scores. So a step takes one barrier of the team. Under way: 2 * 128 * head_dim * 2 bytes a block, those of the next
+// step asked for as soon as this one's are in use: 64 KiB at head_dim 128, and 35 KiB are enough for a multiprocessor
+// of an H200 (4.8 TB/s / 132 * 1 us). Registers of a thread, head_dim 128: 32 for keys, 32 for values, 8 for sums.
+//
+// Short pasts are a chain of waits and little else: the lists; then the new token's heads and the blocks' numbers; then
+// keys and values, during which queries are normed and rotated.
+//
+// The result of a sequence is a function of that sequence alone, bit for bit.
+#pragma once
+#include "lane/attention/cuda/split.h"
+#include "lane/attention/cuda/warp_tile.cuh"
+
+namespace lane::cuda::attention {
+
+template <class T, int kDim>
+struct DirectShape {
+  static constexpr int kWarps = 8;
+  static constexpr int kDimGroups = kDim / 32;            // warps that share a tile's values
+  static constexpr int kKeyGroups = kWarps / kDimGroups;  // each of which has every kKeyGroups-th tile of a step
+  static constexpr int kTiles = kWarps / kKeyGroups;      // of a step whose values a warp reads
+
+  struct Step {
+    // Queries, the new key, the new value. 64 bytes more, and the two rows that a phase of a load of 16 bytes a lane
+    // reads lie in different banks.
+    alignas(16) T heads[kDirectRows + 2][kDim + 32];
+    Pack<uint32_t, 2> weights[2][kWarps]
+                             [32];  // of a tile, as B of each lane; a step writes one half, the next the other
+  };
+  struct Shared {
+    union {
+      Step step;
+      Pack<float, 4> outs[kKeyGroups - 1][kDimGroups][2][32];  // of two rows of a lane
+      float shares[kDirectRows][kMostDirectChunks];
+    };
+    Pack<float, 2> highest[2][kWarps][kDirectRows / 2];  // of a tile
+    Pack<float, 2> sums[kWarps][kDirectRows / 2];
+    bool is_last;
+  };
+  static constexpr int kSharedBytes = sizeof(Shared);
+  static_assert(kDim % 32 == 0 && kWarps % kDimGroups == 0 && kSharedBytes <= 9216);
+};
+
+struct DirectWork {
+  Sequence sequence;
+  int owner, kv_head, chunk, num_chunks;
+  int begin, end;      // positions of the chunk
+  int lowest, newest;  // positions that the query sees
+  int places;          // of tile `lane` of the chunk in the cache, in tiles
+
+  __device__ bool has_newest() const { return chunk == num_chunks - 1; }
+  __device__ int num_tiles() const { return (end - begin + kTileTokens - 1) / kTileTokens; }
+};
+
+// Where the 16 keys from `position` on lie in the cache, in units of as many.
+__device__ inline int tile_place(const AttentionArgs& a, const DirectWork& work, int position) {
+  const int index = position / a.block_tokens, block = work.sequence.blocks[index < a.max_blocks ? index : 0];
+  return (block * a.num_kv_heads + work.kv_head) * (a.block_tokens / kTileTokens) +
+         position % a.block_tokens / kTileTokens;
+}
+
+// False: there is nothing to do.
+__device__ inline bool find_work(const AttentionArgs& a, int item, DirectWork& work) {
+  const int owners = a.num_seqs * a.num_kv_heads;
+  work.chunk = item / owners;
+  work.owner = item % owners;
+  work.kv_head = work.owner % a.num_kv_heads;
+  work.sequence = sequence_of(a, work.owner / a.num_kv_heads);
+  // Blocks are looked up with the lists, as if the past began at 0 and had chunks of one step.
+  const int guess = work.chunk * kStepTokens;
+  work.places = tile_place(a, work, guess + lane_index() * kTileTokens);
+  if (work.sequence.num_tokens == 0) return false;
+  work.newest = work.sequence.length - 1;
+  if (work.sequence.length == 0) return work.chunk == 0;  // an empty place
+  work.lowest = first_visible(work.newest, a.window);
+  const int begin = first_tile_position(work.newest, a.window);
+  const Split split = direct_split(begin, work.sequence.length);
+  work.num_chunks = split.num_chunks;
+  work.begin = begin + work.chunk * split.chunk_tokens;
+  const int end = work.begin + split.chunk_tokens;
+  work.end = end < work.sequence.length ? end : work.sequence.length;
+  if (work.chunk >= split.num_chunks) return false;
+  if (work.begin != guess) work.places = tile_place(a, work, work.begin + lane_index() * kTileTokens);
+  return true;
+}
+
+// A head of the new token, loaded and then treated by one warp as kernels::head_rms_norm() and kernels::rope() do it,
+// to the same bits: an element a lane. Heads 0 to group - 1 are queries, then comes the key, then the value.
+template <class T, int kDim>
+class NewHead {
+ public:
+  __device__ NewHead(const DirectArgs& d, const DirectWork& work, int head) : eps_(d.eps) {
+    const AttentionArgs& a = d.a;
+    const int token = work.sequence.first_token, group = a.num_heads / a.num_kv_heads, lane = lane_index();
+    gain_ = static_cast<const T*>(head < group ? d.query_gain : head == group ? d.key_gain : nullptr);
+    pairs_ = d.cos_sin != nullptr && head <= group ? d.pairs : 0;
+    const int64_t place = head < group    ? query_place(a, token, work.kv_head * group + head)
+                          : head == group ? key_place(a, token, work.kv_head)
+                                          : value_place(a, token, work.kv_head);
+    const T* from = static_cast<const T*>(a.qkv) + place;
+#pragma unroll
+    for (int i = 0; i < kDim / 32; ++i) elements_[i] = load_fresh(from + lane + 32 * i);
+#pragma unroll
+    for (int i = 0; i < kDim / 32; ++i)
+      if (gain_ != nullptr) gains_[i] = gain_[lane + 32 * i];
+#pragma unroll
+    for (int i = 0; i < kDim / 64; ++i) {
+      if (lane + 32 * i >= pairs_) continue;
+      const float* angle = d.cos_sin + int64_t{token} * 2 * pairs_ + lane + 32 * i;
+      cosines_[i] = load_fresh(angle), sines_[i] = load_fresh(angle + pairs_);
+    }
+  }
+
+  __device__ void finish(T* to) {
+    const int lane = lane_index();
+    if (gain_ != nullptr) norm();
+#pragma unroll
+    for (int i = 0; i < kDim / 32; ++i) to[lane + 32 * i] = elements_[i];
+    sync_warp();
+#pragma unroll
+    for (int i = 0; i < kDim / 64; ++i) {
+      const int j = lane + 32 * i;
+      if (j >= pairs_) continue;
+      const float left = widen(to[j]), right = widen(to[j + pairs_]);
+      to[j] = narrow<T>(left * cosines_[i] - right * sines_[i]);
+      to[j + pairs_] = narrow<T>(right * cosines_[i] + left * sines_[i]);
+    }
+    sync_warp();
+  }
+
+ private:
+  __device__ void norm() {
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < kDim / 32; ++i) square += widen(elements_[i]) * widen(elements_[i]);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) square += shuffle_xor(square, step);
+    const float scale = reciprocal_root(square / static_cast<float>(kDim) + eps_);
+#pragma unroll
+    for (int i = 0; i < kDim / 32; ++i) elements_[i] = narrow<T>(widen(elements_[i]) * scale * widen(gains_[i]));
+  }
+
+  const T* gain_;
+  float eps_;
+  int pairs_;
+  T elements_[kDim / 32], gains_[kDim / 32];
+  float cosines_[kDim / 64], sines_[kDim / 64];
+};
+
+// Queries into shared memory, and the new key and value too where the chunk has them, which go to the cache as well.
+// `first`: this warp's first head, if there is one.
+template <class T, int kDim>
+__device__ inline void put_heads(const DirectArgs& d, const DirectWork& work, int num_heads, NewHead<T, kDim>& first,
+                                 typename DirectShape<T, kDim>::Shared& shared) {
+  const AttentionArgs& a = d.a;
+  const int group = a.num_heads / a.num_kv_heads;
+  for (int head = warp_index(); head < num_heads; head += DirectShape<T, kDim>::kWarps) {
+    if (head >= DirectShape<T, kDim>::kWarps) first = NewHead<T, kDim>(d, work, head);
+    T* const to = shared.step.heads[head < group ? head : kDirectRows + head - group];
+    first.finish(to);
+    if (head < group || lane_index() >= kDim / 8) continue;
+    const int block = work.sequence.blocks[work.newest / a.block_tokens];
+    T* const cache = static_cast<T*>(head == group ? a.keys : a.values) +
+                     place_in_cache(a, block, work.kv_head, work.newest) + 8 * lane_index();
+    *reinterpret_cast<Pack<T, 8>*>(cache) = *reinterpret_cast<const Pack<T, 8>*>(to + 8 * lane_index());
+  }
+}
+
+// What a lane has of a step's keys and values. Zeros stand for what the query does not see, which may never have been
+// written, and for the new token's until put_newest().
+template <class T, int kDim>
+class StepTiles {
+  using Shape = DirectShape<T, kDim>;
+
+ public:
+  __device__ StepTiles(const AttentionArgs& a, const DirectWork& work) : a_(a), work_(work), places_(work.places) {}
+
+  // Tiles from `first` on, all lanes together: keys, then values.
+  __device__ void load_keys(int first) {
+    if (first > 0 && first % 32 == 0) {  // the next 32 tiles
+      const int position = work_.begin + (first + lane_index()) * kTileTokens;
+      places_ = tile_place(a_, work_, position < work_.end ? position : work_.begin);
+    }
+    const int tile = first + warp_index(), row = lane_index() / 4;
+    const T* from = at(a_.keys, tile) + row * kDim + lane_index() % 4 * 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool reads = is_past(tile, row + 8 * half);
+#pragma unroll
+      for (int p = 0; p < kDim / 32; ++p) {
+        keys[half][p] = {};
+        if (reads) keys[half][p] = load_fresh(reinterpret_cast<const Piece*>(from + half * 8 * kDim + 32 * p));
+      }
+    }
+  }
+  __device__ void load_values(int first) {
+    const int row = lane_index() % 4;
+#pragma unroll
+    for (int i = 0; i < Shape::kTiles; ++i) {
+      const int tile = first + tile_of(i);
+      const T* from = at(a_.values, tile) + row * kDim + column();
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        values[i][j] = {};
+        if (is_past(tile, row + 4 * j)) values[i][j] = load_fresh(reinterpret_cast<const Half*>(from + j * 4 * kDim));
+      }
+    }
+  }
+
+  // The new token's, which is in the last step.
+  __device__ void put_newest(int first, const typename Shape::Step& step) {
+    const int at = (work_.newest - work_.begin) / kTileTokens - first, key = work_.newest % kTileTokens;
+    const T *new_key = step.heads[kDirectRows], *new_value = step.heads[kDirectRows + 1];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (at == warp_index() && key == lane_index() / 4 + 8 * half)
+#pragma unroll
+        for (int p = 0; p < kDim / 32; ++p)
+          keys[half][p] = *reinterpret_cast<const Piece*>(new_key + lane_index() % 4 * 8 + 32 * p);
+#pragma unroll
+    for (int i = 0; i < Shape::kTiles; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (at == tile_of(i) && key == lane_index() % 4 + 4 * j)
+          values[i][j] = *reinterpret_cast<const Half*>(new_value + column());
+  }
+
+  // The tile i of a step whose values this warp reads, and this lane's first column.
+  __device__ static int tile_of(int i) { return warp_index() / Shape::kDimGroups + i * Shape::kKeyGroups; }
+  __device__ static int column() { return warp_index() % Shape::kDimGroups * 32 + lane_index() / 4 * 4; }
+
+  using Piece = Pack<uint32_t, 4>;
+  using Half = Pack<uint32_t, 2>;
+  Piece keys[2][kDim / 32];       // of key g + 8 * half, elements 32 p + 8 t on
+  Half values[Shape::kTiles][4];  // of key t + 4 j, elements column() on
+
+ private:
+  __device__ const T* at(const void* cache, int tile) const {
+    return static_cast<const T*>(cache) + int64_t{shuffle(places_, tile % 32)} * (kTileTokens * kDim);
+  }
+  __device__ bool is_past(int tile, int row) const {
+    const int position = work_.begin + tile * kTileTokens + row;
+    return position >= work_.lowest && position < work_.newest && position < work_.end;
+  }
+
+  const AttentionArgs& a_;
+  const DirectWork& work_;
+  int places_;
+};
+
+// The running softmax of the two rows 2 t and 2 t + 1. `sum` is of this lane's keys alone until the end.
+struct DirectState {
+  float highest[2] = {kNothing, kNothing};
+  float sum[2] = {0, 0};
+  float out[2][4] = {};  // element e of row 2 t + e % 2
+};
+
+// Scores of this warp's tile: element e of key g + 8 (e / 2) and row 2 t + e % 2.
+template <class T, int kDim>
+__device__ inline void multiply_keys(const AttentionArgs& a, const DirectWork& work, const StepTiles<T, kDim>& tiles,
+                                     int position, const typename DirectShape<T, kDim>::Step& step,
+                                     float (&scores)[4]) {
+  const int lane = lane_index();
+  const T* queries = step.heads[lane / 4] + lane % 4 * 8;
+  float parts[2][4] = {};  // two sums that do not wait for each other
+#pragma unroll
+  for (int p = 0; p < kDim / 32; ++p) {
+    const auto b = *reinterpret_cast<const Pack<uint32_t, 4>*>(queries + 32 * p);
+    const auto &upper = tiles.keys[0][p].at, &lower = tiles.keys[1][p].at;
+#pragma unroll
+    for (int u = 0; u < 2; ++u)
+      multiply_add<T>(parts[u], {upper[2 * u], lower[2 * u], upper[2 * u + 1], lower[2 * u + 1]}, b.at[2 * u],
+                      b.at[2 * u + 1]);
+  }
+  const ScoreScale scale(a);
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int at = position + lane / 4 + 8 * (e / 2);
+    scores[e] = at >= work.lowest && at <= work.newest ? scale(parts[0][e] + parts[1][e]) : kNothing;
+  }
+}
+
+// Turns scores into weights relative to the tile's highest, and hands both to the others.
+template <class T, int kDim>
+__device__ inline void put_weights(float (&scores)[4], float (&highest)[2], int half,
+                                   typename DirectShape<T, kDim>::Shared& shared) {
+  const int lane = lane_index(), group = lane / 4;
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    highest[c] = greater(scores[c], scores[2 + c]);
+#pragma unroll
+    for (int mask = 4; mask < 32; mask *= 2) highest[c] = greater(highest[c], shuffle_xor(highest[c], mask));
+    const float base = highest[c] == kNothing ? 0 : highest[c];  // where there is no tile
+    scores[c] = power_of_2(scores[c] - base);
+    scores[2 + c] = power_of_2(scores[2 + c] - base);
+    const int reader = (2 * (lane % 4) + c) * 4 + group % 4;
+    shared.step.weights[half][warp_index()][reader].at[group / 4] = pack<T>(scores[c], scores[2 + c]);
+  }
+  if (lane < 4) shared.highest[half][warp_index()][lane] = {{highest[0], highest[1]}};
+}
+
+// Takes a step's tiles into the running softmax. `scores` and `highest` are this warp's own weights.
+template <class T, int kDim>
+__device__ inline void multiply_values(const StepTiles<T, kDim>& tiles, int num_tiles, int half,
+                                       const float (&scores)[4], const float (&highest)[2],
+                                       const typename DirectShape<T, kDim>::Shared& shared, DirectState& state) {
+  using Shape = DirectShape<T, kDim>;
+  const int lane = lane_index();
+  float base[2] = {state.highest[0], state.highest[1]};
+#pragma unroll
+  for (int warp = 0; warp < Shape::kWarps; ++warp) {
+    const auto of_tile = shared.highest[half][warp][lane % 4];
+    for (int c = 0; c < 2; ++c) base[c] = greater(base[c], of_tile.at[c]);
+  }
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    const float shrink = power_of_2(state.highest[c] - base[c]);
+    state.highest[c] = base[c];
+    state.sum[c] = state.sum[c] * shrink + (scores[c] + scores[2 + c]) * power_of_2(highest[c] - base[c]);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) state.out[j][c] *= shrink, state.out[j][2 + c] *= shrink;
+  }
+#pragma unroll
+  for (int i = 0; i < Shape::kTiles; ++i) {
+    const int tile = tiles.tile_of(i);
+    if (tile >= num_tiles) continue;
+    const auto of_tile = shared.highest[half][tile][lane % 4];
+    const auto b = shared.step.weights[half][tile][lane];
+    const float weights[2] = {power_of_2(of_tile.at[0] - base[0]), power_of_2(of_tile.at[1] - base[1])};
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const auto& v = tiles.values[i];
+      const uint32_t a[4] = {lower_halves(v[0].at[j], v[2].at[j]), upper_halves(v[0].at[j], v[2].at[j]),
+                             lower_halves(v[1].at[j], v[3].at[j]), upper_halves(v[1].at[j], v[3].at[j])};
+      float part[4] = {};
+      multiply_add<T>(part, a, b.at[0], b.at[1]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) state.out[j][e] += part[e] * weights[e % 2];
+    }
+  }
+}
+
+// A row of a chunk's partial result: highest score, sum, two of nothing, outputs.
+template <int kDim>
+__device__ inline float* partial_row(const AttentionArgs& a, const DirectWork& work, int chunk, int row) {
+  const int64_t rows = (int64_t{work.owner} * a.grid_chunks + chunk) * a.partial_rows;
+  return a.partials + (rows + row) * (kDim + kPartialHead);
+}
+
+template <class T, int kDim>
+__device__ inline void store_result(const AttentionArgs& a, const DirectWork& work, int row, int column,
+                                    const Pack<float, 4>& values) {
+  const Row where = row_at(a, work.sequence, work.kv_head, row);
+  T* const to = static_cast<T*>(a.out) + out_place(a, where.token, where.head) + column;
+  *reinterpret_cast<Pack<uint32_t, 2>*>(to) = {
+      {pack<T>(values.at[0], values.at[1]), pack<T>(values.at[2], values.at[3])}};
+}
+
+// Adds up what the warps have: to the result if there is but one chunk, or to the chunk's partial result.
+template <class T, int kDim, class Team>
+__device__ inline void merge_warps(const AttentionArgs& a, const DirectWork& work, DirectState& state,
+                                   typename DirectShape<T, kDim>::Shared& shared) {
+  using Shape = DirectShape<T, kDim>;
+  const int lane = lane_index(), keys = warp_index() / Shape::kDimGroups, dims = warp_index() % Shape::kDimGroups;
+  for (float& sum : state.sum)
+    for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
+  Team::sync();  // the steps' memory is free
+  if (lane < 4) shared.sums[warp_index()][lane] = {{state.sum[0], state.sum[1]}};
+  Pack<float, 4> outs[2];
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    outs[c] = {{state.out[0][c], state.out[0][2 + c], state.out[1][c], state.out[1][2 + c]}};
+    if (keys > 0) shared.outs[keys - 1][dims][c][lane] = outs[c];
+  }
+  Team::sync();
+  if (keys > 0) return;
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    const int row = 2 * (lane % 4) + c, column = StepTiles<T, kDim>::column();
+    if (row >= a.num_heads / a.num_kv_heads) continue;
+    float sum = 0;
+    for (int warp = 0; warp < Shape::kWarps; ++warp) sum += shared.sums[warp][lane % 4].at[c];
+    for (int other = 0; other < Shape::kKeyGroups - 1; ++other)
+      for (int i = 0; i < 4; ++i) outs[c].at[i] += shared.outs[other][dims][c][lane].at[i];
+    if (work.num_chunks == 1) {
+      for (float& out : outs[c].at) out /= sum;
+      store_result<T, kDim>(a, work, row, column, outs[c]);
+    } else {
+      float* const partial = partial_row<kDim>(a, work, work.chunk, row);
+      *reinterpret_cast<Pack<float, 4>*>(partial + kPartialHead + column) = outs[c];
+      if (column == 0) *reinterpret_cast<Pack<float, 2>*>(partial) = {{state.highest[c], sum}};
+    }
+  }
+}
+
+// Run by the last item of a sequence and head to arrive: merges the chunks' partial results in their order. A warp has
+// a row, a lane a chunk.
+template <class T, int kDim, class Team>
+__device__ inline void merge_chunks(const AttentionArgs& a, const DirectWork& work,
+                                    typename DirectShape<T, kDim>::Shared& shared) {
+  using Shape = DirectShape<T, kDim>;
+  static_assert(Shape::kWarps == kDirectRows && kMostDirectChunks == 32);
+  const int group = a.num_heads / a.num_kv_heads, mine = warp_index(), lane = lane_index();
+  Pack<float, 2> state{{kNothing, 0}};
+  if (mine < group && lane < work.num_chunks)
+    state = load_fresh(reinterpret_cast<const Pack<float, 2>*>(partial_row<kDim>(a, work, lane, mine)));
+  float highest = state.at[0];
+  for (int mask = 16; mask > 0; mask /= 2) highest = greater(highest, shuffle_xor(highest, mask));
+  const float weight = power_of_2(state.at[0] - (highest == kNothing ? 0 : highest));
+  float sum = weight * state.at[1];
+  for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+  shared.shares[mine][lane] = weight / sum;
+  Team::sync();
+  for (int i = thread_index(); i < group * (kDim / 4); i += Shape::kWarps * 32) {
+    const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
+    Pack<float, 4> out{};
+#pragma unroll 8
+    for (int chunk = 0; chunk < work.num_chunks; ++chunk) {
+      const float* from = partial_row<kDim>(a, work, chunk, row) + kPartialHead + column;
+      const auto part = load_fresh(reinterpret_cast<const Pack<float, 4>*>(from));
+      for (int e = 0; e < 4; ++e) out.at[e] += shared.shares[row][chunk] * part.at[e];
+    }
+    store_result<T, kDim>(a, work, row, column, out);
+  }
+}
+
+// Item `item` of direct_items() (work.h), done by 256 threads, 0 to 255 of a block, that come and return together;
+// blocks share the items as they like. `memory`: kSharedBytes, at a multiple of 16; it is free for other things after
+// the next Team::sync(), which is a barrier of these threads. A barrier of the grid lies between what wrote qkv and
+// cos_sin and this, and between this and what reads out.
+template <class T, int kDim, class Team>
+__device__ inline void direct_item(const DirectArgs& d, int item, char* memory) {
+  using Shape = DirectShape<T, kDim>;
+  const AttentionArgs& a = d.a;
+  auto& shared = *reinterpret_cast<typename Shape::Shared*>(memory);
+  DirectWork work;
+  if (!find_work(a, item, work)) return;
+  const int group = a.num_heads / a.num_kv_heads;
+  if (work.sequence.length == 0) {
+    for (int i = thread_index(); i < group * (kDim / 4); i += Shape::kWarps * 32)
+      store_result<T, kDim>(a, work, i / (kDim / 4), i % (kDim / 4) * 4, {});
+    return;
+  }
+
+  const int num_heads = work.has_newest() ? group + 2 : group, num_tiles = work.num_tiles();
+  NewHead<T, kDim> head(d, work, warp_index() < num_heads ? warp_index() : 0);
+  StepTiles<T, kDim> tiles(a, work);
+  tiles.load_keys(0);
+  tiles.load_values(0);
+  Team::sync();  // nobody reads the memory for an earlier item
+  put_heads<T, kDim>(d, work, num_heads, head, shared);
+  Team::sync();
+
+  DirectState state;
+  for (int first = 0, half = 0; first < num_tiles; first += Shape::kWarps, half ^= 1) {
+    const bool is_last = first + Shape::kWarps >= num_tiles;
+    if (is_last && work.has_newest()) tiles.put_newest(first, shared.step);
+    float scores[4], highest[2];
+    multiply_keys<T, kDim>(a, work, tiles, work.begin + (first + warp_index()) * kTileTokens, shared.step, scores);
+    if (!is_last) tiles.load_keys(first + Shape::kWarps);
+    put_weights<T, kDim>(scores, highest, half, shared);
+    Team::sync();
+    multiply_values<T, kDim>(tiles, num_tiles - first, half, scores, highest, shared, state);
+    if (!is_last) tiles.load_values(first + Shape::kWarps);
+  }
+  merge_warps<T, kDim, Team>(a, work, state, shared);
+  if (work.num_chunks == 1) return;
+
+  Team::sync();
+  if (thread_index() == 0) shared.is_last = arrive(a.counters + work.owner, static_cast<uint32_t>(work.num_chunks));
+  Team::sync();
+  if (shared.is_last) merge_chunks<T, kDim, Team>(a, work, shared);
+}
+
+struct BlockTeam {
+  __device__ static void sync() { sync_block(); }
+};
+
+template <class T, int kDim>
+__global__ void __launch_bounds__(DirectShape<T, kDim>::kWarps * 32, 2)
+    direct_kernel(const __grid_constant__ DirectArgs d) {
+  wait_for_previous_kernel();
+  const int num_items = d.a.num_seqs * d.a.num_kv_heads * d.a.grid_chunks;
+  for (int item = block_index().x; item < num_items; item += grid_width())
+    direct_item<T, kDim, BlockTeam>(d, item, shared_memory());
+}
+
+}  // namespace lane::cuda::attention
