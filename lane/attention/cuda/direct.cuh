@@ -27,6 +27,18 @@
 
 namespace lane::cuda::attention {
 
+struct DirectWork {
+  Sequence sequence;
+  int owner, kv_head, chunk, num_chunks;
+  int begin, end;  // positions of the chunk
+  int lowest,
+      past_end;  // those of them that the query sees and that are in the cache; then comes the new token, if any
+  int places;    // of tile `lane` of the chunk in the cache, in tiles
+
+  __device__ bool has_newest() const { return past_end < end; }
+  __device__ int num_tiles() const { return (end - begin + kTileTokens - 1) / kTileTokens; }
+};
+
 template <class T, int kDim>
 struct DirectShape {
   static constexpr int kWarps = 8;
@@ -49,217 +61,160 @@ struct DirectShape {
     };
     Pack<float, 2> highest[2][kWarps][kDirectRows / 2];  // of a tile
     Pack<float, 2> sums[kWarps][kDirectRows / 2];
+    DirectWork work;  // for later: registers are few
     bool is_last;
   };
   static constexpr int kSharedBytes = sizeof(Shared);
   static_assert(kDim % 32 == 0 && kWarps % kDimGroups == 0 && kSharedBytes <= 9216);
 };
 
-struct DirectWork {
-  Sequence sequence;
-  int owner, kv_head, chunk, num_chunks;
-  int begin, end;      // positions of the chunk
-  int lowest, newest;  // positions that the query sees
-  int places;          // of tile `lane` of the chunk in the cache, in tiles
-
-  __device__ bool has_newest() const { return chunk == num_chunks - 1; }
-  __device__ int num_tiles() const { return (end - begin + kTileTokens - 1) / kTileTokens; }
-};
-
 // Where the 16 keys from `position` on lie in the cache, in units of as many.
 __device__ inline int tile_place(const AttentionArgs& a, const DirectWork& work, int position) {
-  const int index = position / a.block_tokens, block = work.sequence.blocks[index < a.max_blocks ? index : 0];
-  return (block * a.num_kv_heads + work.kv_head) * (a.block_tokens / kTileTokens) +
-         position % a.block_tokens / kTileTokens;
+  const int in_block = a.block_tokens / kTileTokens, tile = position / kTileTokens, index = tile / in_block;
+  const int block = work.sequence.blocks[index < a.max_blocks ? index : 0];
+  return (block * a.num_kv_heads + work.kv_head) * in_block + tile - index * in_block;
 }
 
 // False: there is nothing to do.
-__device__ inline bool find_work(const AttentionArgs& a, int item, DirectWork& work) {
+__device__ inline bool find_item(const AttentionArgs& a, int item, DirectWork& work) {
   const int owners = a.num_seqs * a.num_kv_heads;
   work.chunk = item / owners;
-  work.owner = item % owners;
-  work.kv_head = work.owner % a.num_kv_heads;
-  work.sequence = sequence_of(a, work.owner / a.num_kv_heads);
+  work.owner = item - work.chunk * owners;
+  const int index = work.owner / a.num_kv_heads;
+  work.kv_head = work.owner - index * a.num_kv_heads;
+  work.sequence = sequence_of(a, index);
   // Blocks are looked up with the lists, as if the past began at 0 and had chunks of one step.
-  const int guess = work.chunk * kStepTokens;
+  const int guess = work.chunk * kStepTokens, length = work.sequence.length, newest = length - 1;
   work.places = tile_place(a, work, guess + lane_index() * kTileTokens);
   if (work.sequence.num_tokens == 0) return false;
-  work.newest = work.sequence.length - 1;
-  if (work.sequence.length == 0) return work.chunk == 0;  // an empty place
-  work.lowest = first_visible(work.newest, a.window);
-  const int begin = first_tile_position(work.newest, a.window);
-  const Split split = direct_split(begin, work.sequence.length);
-  work.num_chunks = split.num_chunks;
-  work.begin = begin + work.chunk * split.chunk_tokens;
-  const int end = work.begin + split.chunk_tokens;
-  work.end = end < work.sequence.length ? end : work.sequence.length;
+  if (length == 0) return work.chunk == 0;  // an empty place
+  const int first = first_tile_position(newest, a.window);
+  const Split split = direct_split(first, length);
   if (work.chunk >= split.num_chunks) return false;
+  work.num_chunks = split.num_chunks;
+  work.begin = first + work.chunk * split.chunk_tokens;
+  const bool has_newest = work.chunk == split.num_chunks - 1;
+  work.end = has_newest ? length : work.begin + split.chunk_tokens;
+  work.lowest = first_visible(newest, a.window);
+  work.past_end = has_newest ? newest : work.end;
   if (work.begin != guess) work.places = tile_place(a, work, work.begin + lane_index() * kTileTokens);
   return true;
 }
 
-// A head of the new token, loaded and then treated by one warp as kernels::head_rms_norm() and kernels::rope() do it,
-// to the same bits: an element a lane. Heads 0 to group - 1 are queries, then comes the key, then the value.
+// Puts a head of the new token into shared memory, as kernels::head_rms_norm() and kernels::rope() would round it. A
+// warp does it. Heads 0 to group - 1 are queries, then comes the key, then the value.
 template <class T, int kDim>
-class NewHead {
- public:
-  __device__ NewHead(const DirectArgs& d, const DirectWork& work, int head) : eps_(d.eps) {
-    const AttentionArgs& a = d.a;
-    const int token = work.sequence.first_token, group = a.num_heads / a.num_kv_heads, lane = lane_index();
-    gain_ = static_cast<const T*>(head < group ? d.query_gain : head == group ? d.key_gain : nullptr);
-    pairs_ = d.cos_sin != nullptr && head <= group ? d.pairs : 0;
-    const int64_t place = head < group    ? query_place(a, token, work.kv_head * group + head)
-                          : head == group ? key_place(a, token, work.kv_head)
-                                          : value_place(a, token, work.kv_head);
-    const T* from = static_cast<const T*>(a.qkv) + place;
-#pragma unroll
-    for (int i = 0; i < kDim / 32; ++i) elements_[i] = load_fresh(from + lane + 32 * i);
-#pragma unroll
-    for (int i = 0; i < kDim / 32; ++i)
-      if (gain_ != nullptr) gains_[i] = gain_[lane + 32 * i];
-#pragma unroll
-    for (int i = 0; i < kDim / 64; ++i) {
-      if (lane + 32 * i >= pairs_) continue;
-      const float* angle = d.cos_sin + int64_t{token} * 2 * pairs_ + lane + 32 * i;
-      cosines_[i] = load_fresh(angle), sines_[i] = load_fresh(angle + pairs_);
-    }
-  }
-
-  __device__ void finish(T* to) {
-    const int lane = lane_index();
-    if (gain_ != nullptr) norm();
-#pragma unroll
-    for (int i = 0; i < kDim / 32; ++i) to[lane + 32 * i] = elements_[i];
-    sync_warp();
-#pragma unroll
-    for (int i = 0; i < kDim / 64; ++i) {
-      const int j = lane + 32 * i;
-      if (j >= pairs_) continue;
-      const float left = widen(to[j]), right = widen(to[j + pairs_]);
-      to[j] = narrow<T>(left * cosines_[i] - right * sines_[i]);
-      to[j + pairs_] = narrow<T>(right * cosines_[i] + left * sines_[i]);
-    }
-    sync_warp();
-  }
-
- private:
-  __device__ void norm() {
-    float square = 0;
-#pragma unroll
-    for (int i = 0; i < kDim / 32; ++i) square += widen(elements_[i]) * widen(elements_[i]);
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) square += shuffle_xor(square, step);
-    const float scale = reciprocal_root(square / static_cast<float>(kDim) + eps_);
-#pragma unroll
-    for (int i = 0; i < kDim / 32; ++i) elements_[i] = narrow<T>(widen(elements_[i]) * scale * widen(gains_[i]));
-  }
-
-  const T* gain_;
-  float eps_;
-  int pairs_;
-  T elements_[kDim / 32], gains_[kDim / 32];
-  float cosines_[kDim / 64], sines_[kDim / 64];
-};
-
-// Queries into shared memory, and the new key and value too where the chunk has them, which go to the cache as well.
-// `first`: this warp's first head, if there is one.
-template <class T, int kDim>
-__device__ inline void put_heads(const DirectArgs& d, const DirectWork& work, int num_heads, NewHead<T, kDim>& first,
-                                 typename DirectShape<T, kDim>::Shared& shared) {
+__device__ inline void put_head(const DirectArgs& d, const DirectWork& work, int head, T* to) {
+  constexpr int kMine = kDim / 32;  // elements of a lane
   const AttentionArgs& a = d.a;
-  const int group = a.num_heads / a.num_kv_heads;
-  for (int head = warp_index(); head < num_heads; head += DirectShape<T, kDim>::kWarps) {
-    if (head >= DirectShape<T, kDim>::kWarps) first = NewHead<T, kDim>(d, work, head);
-    T* const to = shared.step.heads[head < group ? head : kDirectRows + head - group];
-    first.finish(to);
-    if (head < group || lane_index() >= kDim / 8) continue;
-    const int block = work.sequence.blocks[work.newest / a.block_tokens];
-    T* const cache = static_cast<T*>(head == group ? a.keys : a.values) +
-                     place_in_cache(a, block, work.kv_head, work.newest) + 8 * lane_index();
-    *reinterpret_cast<Pack<T, 8>*>(cache) = *reinterpret_cast<const Pack<T, 8>*>(to + 8 * lane_index());
+  const int token = work.sequence.first_token, group = a.partial_rows, lane = lane_index();
+  const int64_t place = head < group    ? query_place(a, token, work.kv_head * group + head)
+                        : head == group ? key_place(a, token, work.kv_head)
+                                        : value_place(a, token, work.kv_head);
+  const auto* gain = static_cast<const T*>(head < group ? d.query_gain : head == group ? d.key_gain : nullptr);
+  const int pairs = d.cos_sin != nullptr && head <= group ? d.pairs : 0;
+  auto mine = load_fresh(reinterpret_cast<const Pack<T, kMine>*>(static_cast<const T*>(a.qkv) + place) + lane);
+  Pack<T, kMine> gains{};
+  if (gain != nullptr) gains = reinterpret_cast<const Pack<T, kMine>*>(gain)[lane];
+  float cosines[kDim / 64] = {}, sines[kDim / 64] = {};
+#pragma unroll
+  for (int i = 0; i < kDim / 64; ++i) {
+    if (lane + 32 * i >= pairs) continue;
+    const float* angle = d.cos_sin + int64_t{token} * 2 * pairs + lane + 32 * i;
+    cosines[i] = load_fresh(angle), sines[i] = load_fresh(angle + pairs);
+  }
+
+  if (gain != nullptr) {
+    float square = 0;
+    for (const T element : mine.at) square += widen(element) * widen(element);
+    for (int step = 16; step > 0; step /= 2) square += shuffle_xor(square, step);
+    const float scale = reciprocal_root(square / static_cast<float>(kDim) + d.eps);
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) mine.at[i] = narrow<T>(widen(mine.at[i]) * scale * widen(gains.at[i]));
+  }
+  reinterpret_cast<Pack<T, kMine>*>(to)[lane] = mine;
+  sync_warp();
+#pragma unroll
+  for (int i = 0; i < kDim / 64; ++i) {
+    const int j = lane + 32 * i;
+    if (j >= pairs) continue;
+    const float left = widen(to[j]), right = widen(to[j + pairs]);
+    to[j] = narrow<T>(left * cosines[i] - right * sines[i]);
+    to[j + pairs] = narrow<T>(right * cosines[i] + left * sines[i]);
   }
 }
 
-// What a lane has of a step's keys and values. Zeros stand for what the query does not see, which may never have been
-// written, and for the new token's until put_newest().
+// The new token's key and value go to the cache.
 template <class T, int kDim>
-class StepTiles {
+__device__ inline void write_newest(const AttentionArgs& a, const DirectWork& work,
+                                    const typename DirectShape<T, kDim>::Step& step) {
+  constexpr int kPieces = kDim / 8;
+  if (thread_index() >= 2 * kPieces) return;
+  const int is_value = thread_index() / kPieces, column = thread_index() % kPieces * 8, newest = work.past_end;
+  const int block = work.sequence.blocks[newest / a.block_tokens];
+  T* const to = static_cast<T*>(is_value ? a.values : a.keys) + place_in_cache(a, block, work.kv_head, newest) + column;
+  *reinterpret_cast<Pack<T, 8>*>(to) =
+      *reinterpret_cast<const Pack<T, 8>*>(step.heads[kDirectRows + is_value] + column);
+}
+
+// What a lane has of a step's keys and values.
+template <class T, int kDim>
+struct StepTiles {
   using Shape = DirectShape<T, kDim>;
 
- public:
-  __device__ StepTiles(const AttentionArgs& a, const DirectWork& work) : a_(a), work_(work), places_(work.places) {}
-
-  // Tiles from `first` on, all lanes together: keys, then values.
-  __device__ void load_keys(int first) {
-    if (first > 0 && first % 32 == 0) {  // the next 32 tiles
-      const int position = work_.begin + (first + lane_index()) * kTileTokens;
-      places_ = tile_place(a_, work_, position < work_.end ? position : work_.begin);
-    }
-    const int tile = first + warp_index(), row = lane_index() / 4;
-    const T* from = at(a_.keys, tile) + row * kDim + lane_index() % 4 * 8;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool reads = is_past(tile, row + 8 * half);
-#pragma unroll
-      for (int p = 0; p < kDim / 32; ++p) {
-        keys[half][p] = {};
-        if (reads) keys[half][p] = load_fresh(reinterpret_cast<const Piece*>(from + half * 8 * kDim + 32 * p));
-      }
-    }
-  }
-  __device__ void load_values(int first) {
-    const int row = lane_index() % 4;
-#pragma unroll
-    for (int i = 0; i < Shape::kTiles; ++i) {
-      const int tile = first + tile_of(i);
-      const T* from = at(a_.values, tile) + row * kDim + column();
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        values[i][j] = {};
-        if (is_past(tile, row + 4 * j)) values[i][j] = load_fresh(reinterpret_cast<const Half*>(from + j * 4 * kDim));
-      }
-    }
-  }
-
-  // The new token's, which is in the last step.
-  __device__ void put_newest(int first, const typename Shape::Step& step) {
-    const int at = (work_.newest - work_.begin) / kTileTokens - first, key = work_.newest % kTileTokens;
-    const T *new_key = step.heads[kDirectRows], *new_value = step.heads[kDirectRows + 1];
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (at == warp_index() && key == lane_index() / 4 + 8 * half)
-#pragma unroll
-        for (int p = 0; p < kDim / 32; ++p)
-          keys[half][p] = *reinterpret_cast<const Piece*>(new_key + lane_index() % 4 * 8 + 32 * p);
-#pragma unroll
-    for (int i = 0; i < Shape::kTiles; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        if (at == tile_of(i) && key == lane_index() % 4 + 4 * j)
-          values[i][j] = *reinterpret_cast<const Half*>(new_value + column());
-  }
+  Pack<uint32_t, 4> keys[2][kDim / 32];        // of key g + 8 * half, elements 32 p + 8 t on
+  Pack<uint32_t, 2> values[Shape::kTiles][4];  // of key t + 4 j, elements column() on
 
   // The tile i of a step whose values this warp reads, and this lane's first column.
   __device__ static int tile_of(int i) { return warp_index() / Shape::kDimGroups + i * Shape::kKeyGroups; }
   __device__ static int column() { return warp_index() % Shape::kDimGroups * 32 + lane_index() / 4 * 4; }
 
-  using Piece = Pack<uint32_t, 4>;
-  using Half = Pack<uint32_t, 2>;
-  Piece keys[2][kDim / 32];       // of key g + 8 * half, elements 32 p + 8 t on
-  Half values[Shape::kTiles][4];  // of key t + 4 j, elements column() on
-
- private:
-  __device__ const T* at(const void* cache, int tile) const {
-    return static_cast<const T*>(cache) + int64_t{shuffle(places_, tile % 32)} * (kTileTokens * kDim);
+  // Of tiles from `first` on. Tiles are read whole, whatever the query sees, and the last one for those beyond it:
+  // loads that no condition guards are all under way at once.
+  __device__ void load(const AttentionArgs& a, DirectWork& work, int first) {
+    const int last = work.num_tiles() - 1 - first;
+    if (first > 0 && first % 32 == 0)  // the next 32 tiles
+      work.places =
+          tile_place(a, work, work.begin + (first + (lane_index() < last ? lane_index() : last)) * kTileTokens);
+    const auto at = [&](const void* cache, int tile) {
+      const int place = shuffle(work.places, (first + (tile < last ? tile : last)) % 32);
+      return static_cast<const T*>(cache) + int64_t{place} * (kTileTokens * kDim);
+    };
+    const T* key = at(a.keys, warp_index()) + lane_index() / 4 * kDim + lane_index() % 4 * 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int p = 0; p < kDim / 32; ++p)
+        keys[half][p] = load_fresh(reinterpret_cast<const Pack<uint32_t, 4>*>(key + half * 8 * kDim + 32 * p));
+#pragma unroll
+    for (int i = 0; i < Shape::kTiles; ++i) {
+      const T* value = at(a.values, tile_of(i)) + lane_index() % 4 * kDim + column();
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        values[i][j] = load_fresh(reinterpret_cast<const Pack<uint32_t, 2>*>(value + j * 4 * kDim));
+    }
   }
-  __device__ bool is_past(int tile, int row) const {
-    const int position = work_.begin + tile * kTileTokens + row;
-    return position >= work_.lowest && position < work_.newest && position < work_.end;
-  }
 
-  const AttentionArgs& a_;
-  const DirectWork& work_;
-  int places_;
+  // `begin`: position of the step. Puts the new token in its place, and zeros in place of values that the query does
+  // not see: they may never have been written, and 0 times NaN is NaN. Hidden keys may be anything.
+  __device__ void mend(const DirectWork& work, int begin, const typename Shape::Step& step) {
+    const T *new_key = step.heads[kDirectRows], *new_value = step.heads[kDirectRows + 1];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (begin + warp_index() * kTileTokens + lane_index() / 4 + 8 * half == work.past_end)
+#pragma unroll
+        for (int p = 0; p < kDim / 32; ++p)
+          keys[half][p] = *reinterpret_cast<const Pack<uint32_t, 4>*>(new_key + lane_index() % 4 * 8 + 32 * p);
+    const auto newest = *reinterpret_cast<const Pack<uint32_t, 2>*>(new_value + column());
+#pragma unroll
+    for (int i = 0; i < Shape::kTiles; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int position = begin + tile_of(i) * kTileTokens + lane_index() % 4 + 4 * j;
+        if (position < work.lowest || position > work.past_end) values[i][j] = {};
+        if (position == work.past_end) values[i][j] = newest;
+      }
+  }
 };
 
 // The running softmax of the two rows 2 t and 2 t + 1. `sum` is of this lane's keys alone until the end.
@@ -271,9 +226,8 @@ struct DirectState {
 
 // Scores of this warp's tile: element e of key g + 8 (e / 2) and row 2 t + e % 2.
 template <class T, int kDim>
-__device__ inline void multiply_keys(const AttentionArgs& a, const DirectWork& work, const StepTiles<T, kDim>& tiles,
-                                     int position, const typename DirectShape<T, kDim>::Step& step,
-                                     float (&scores)[4]) {
+__device__ inline void score_tile(const AttentionArgs& a, const DirectWork& work, const StepTiles<T, kDim>& tiles,
+                                  int position, const typename DirectShape<T, kDim>::Step& step, float (&scores)[4]) {
   const int lane = lane_index();
   const T* queries = step.heads[lane / 4] + lane % 4 * 8;
   float parts[2][4] = {};  // two sums that do not wait for each other
@@ -290,7 +244,7 @@ __device__ inline void multiply_keys(const AttentionArgs& a, const DirectWork& w
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     const int at = position + lane / 4 + 8 * (e / 2);
-    scores[e] = at >= work.lowest && at <= work.newest ? scale(parts[0][e] + parts[1][e]) : kNothing;
+    scores[e] = at >= work.lowest && at < work.end ? scale(parts[0][e] + parts[1][e]) : kNothing;
   }
 }
 
@@ -315,9 +269,9 @@ __device__ inline void put_weights(float (&scores)[4], float (&highest)[2], int 
 
 // Takes a step's tiles into the running softmax. `scores` and `highest` are this warp's own weights.
 template <class T, int kDim>
-__device__ inline void multiply_values(const StepTiles<T, kDim>& tiles, int num_tiles, int half,
-                                       const float (&scores)[4], const float (&highest)[2],
-                                       const typename DirectShape<T, kDim>::Shared& shared, DirectState& state) {
+__device__ inline void take_step(const StepTiles<T, kDim>& tiles, int num_tiles, int half, const float (&scores)[4],
+                                 const float (&highest)[2], const typename DirectShape<T, kDim>::Shared& shared,
+                                 DirectState& state) {
   using Shape = DirectShape<T, kDim>;
   const int lane = lane_index();
   float base[2] = {state.highest[0], state.highest[1]};
@@ -362,18 +316,18 @@ __device__ inline float* partial_row(const AttentionArgs& a, const DirectWork& w
 }
 
 template <class T, int kDim>
-__device__ inline void store_result(const AttentionArgs& a, const DirectWork& work, int row, int column,
-                                    const Pack<float, 4>& values) {
-  const Row where = row_at(a, work.sequence, work.kv_head, row);
-  T* const to = static_cast<T*>(a.out) + out_place(a, where.token, where.head) + column;
+__device__ inline void store_row(const AttentionArgs& a, const DirectWork& work, int row, int column,
+                                 const Pack<float, 4>& values) {
+  const int64_t place = out_place(a, work.sequence.first_token, work.kv_head * a.partial_rows + row);
+  T* const to = static_cast<T*>(a.out) + place + column;
   *reinterpret_cast<Pack<uint32_t, 2>*>(to) = {
       {pack<T>(values.at[0], values.at[1]), pack<T>(values.at[2], values.at[3])}};
 }
 
 // Adds up what the warps have: to the result if there is but one chunk, or to the chunk's partial result.
 template <class T, int kDim, class Team>
-__device__ inline void merge_warps(const AttentionArgs& a, const DirectWork& work, DirectState& state,
-                                   typename DirectShape<T, kDim>::Shared& shared) {
+__device__ inline void add_warps(const AttentionArgs& a, const DirectWork& work, DirectState& state,
+                                 typename DirectShape<T, kDim>::Shared& shared) {
   using Shape = DirectShape<T, kDim>;
   const int lane = lane_index(), keys = warp_index() / Shape::kDimGroups, dims = warp_index() % Shape::kDimGroups;
   for (float& sum : state.sum)
@@ -391,14 +345,14 @@ __device__ inline void merge_warps(const AttentionArgs& a, const DirectWork& wor
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
     const int row = 2 * (lane % 4) + c, column = StepTiles<T, kDim>::column();
-    if (row >= a.num_heads / a.num_kv_heads) continue;
+    if (row >= a.partial_rows) continue;
     float sum = 0;
     for (int warp = 0; warp < Shape::kWarps; ++warp) sum += shared.sums[warp][lane % 4].at[c];
     for (int other = 0; other < Shape::kKeyGroups - 1; ++other)
       for (int i = 0; i < 4; ++i) outs[c].at[i] += shared.outs[other][dims][c][lane].at[i];
     if (work.num_chunks == 1) {
-      for (float& out : outs[c].at) out /= sum;
-      store_result<T, kDim>(a, work, row, column, outs[c]);
+      for (float& out : outs[c].at) out = quotient(out, sum);
+      store_row<T, kDim>(a, work, row, column, outs[c]);
     } else {
       float* const partial = partial_row<kDim>(a, work, work.chunk, row);
       *reinterpret_cast<Pack<float, 4>*>(partial + kPartialHead + column) = outs[c];
@@ -410,11 +364,11 @@ __device__ inline void merge_warps(const AttentionArgs& a, const DirectWork& wor
 // Run by the last item of a sequence and head to arrive: merges the chunks' partial results in their order. A warp has
 // a row, a lane a chunk.
 template <class T, int kDim, class Team>
-__device__ inline void merge_chunks(const AttentionArgs& a, const DirectWork& work,
-                                    typename DirectShape<T, kDim>::Shared& shared) {
+__device__ inline void add_chunks(const AttentionArgs& a, const DirectWork& work,
+                                  typename DirectShape<T, kDim>::Shared& shared) {
   using Shape = DirectShape<T, kDim>;
   static_assert(Shape::kWarps == kDirectRows && kMostDirectChunks == 32);
-  const int group = a.num_heads / a.num_kv_heads, mine = warp_index(), lane = lane_index();
+  const int group = a.partial_rows, mine = warp_index(), lane = lane_index();
   Pack<float, 2> state{{kNothing, 0}};
   if (mine < group && lane < work.num_chunks)
     state = load_fresh(reinterpret_cast<const Pack<float, 2>*>(partial_row<kDim>(a, work, lane, mine)));
@@ -423,7 +377,7 @@ __device__ inline void merge_chunks(const AttentionArgs& a, const DirectWork& wo
   const float weight = power_of_2(state.at[0] - (highest == kNothing ? 0 : highest));
   float sum = weight * state.at[1];
   for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-  shared.shares[mine][lane] = weight / sum;
+  shared.shares[mine][lane] = quotient(weight, sum);
   Team::sync();
   for (int i = thread_index(); i < group * (kDim / 4); i += Shape::kWarps * 32) {
     const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
@@ -434,7 +388,7 @@ __device__ inline void merge_chunks(const AttentionArgs& a, const DirectWork& wo
       const auto part = load_fresh(reinterpret_cast<const Pack<float, 4>*>(from));
       for (int e = 0; e < 4; ++e) out.at[e] += shared.shares[row][chunk] * part.at[e];
     }
-    store_result<T, kDim>(a, work, row, column, out);
+    store_row<T, kDim>(a, work, row, column, out);
   }
 }
 
@@ -448,42 +402,46 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
   const AttentionArgs& a = d.a;
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(memory);
   DirectWork work;
-  if (!find_work(a, item, work)) return;
-  const int group = a.num_heads / a.num_kv_heads;
+  if (!find_item(a, item, work)) return;
+  const int group = a.partial_rows;
   if (work.sequence.length == 0) {
     for (int i = thread_index(); i < group * (kDim / 4); i += Shape::kWarps * 32)
-      store_result<T, kDim>(a, work, i / (kDim / 4), i % (kDim / 4) * 4, {});
+      store_row<T, kDim>(a, work, i / (kDim / 4), i % (kDim / 4) * 4, {});
     return;
   }
 
+  if (thread_index() == 0) shared.work = work;
   const int num_heads = work.has_newest() ? group + 2 : group, num_tiles = work.num_tiles();
-  NewHead<T, kDim> head(d, work, warp_index() < num_heads ? warp_index() : 0);
-  StepTiles<T, kDim> tiles(a, work);
-  tiles.load_keys(0);
-  tiles.load_values(0);
-  Team::sync();  // nobody reads the memory for an earlier item
-  put_heads<T, kDim>(d, work, num_heads, head, shared);
+  StepTiles<T, kDim> tiles;
+  tiles.load(a, work, 0);
+#pragma unroll 1
+  for (int head = warp_index(); head < num_heads; head += Shape::kWarps)
+    put_head<T, kDim>(d, work, head, shared.step.heads[head < group ? head : kDirectRows + head - group]);
   Team::sync();
 
   DirectState state;
-  for (int first = 0, half = 0; first < num_tiles; first += Shape::kWarps, half ^= 1) {
-    const bool is_last = first + Shape::kWarps >= num_tiles;
-    if (is_last && work.has_newest()) tiles.put_newest(first, shared.step);
+#pragma unroll 1
+  for (int first = 0, half = 0;; half ^= 1) {
+    const int begin = work.begin + first * kTileTokens;
+    if (begin < work.lowest || begin + kStepTokens > work.past_end) tiles.mend(work, begin, shared.step);
     float scores[4], highest[2];
-    multiply_keys<T, kDim>(a, work, tiles, work.begin + (first + warp_index()) * kTileTokens, shared.step, scores);
-    if (!is_last) tiles.load_keys(first + Shape::kWarps);
+    score_tile<T, kDim>(a, work, tiles, begin + warp_index() * kTileTokens, shared.step, scores);
     put_weights<T, kDim>(scores, highest, half, shared);
     Team::sync();
-    multiply_values<T, kDim>(tiles, num_tiles - first, half, scores, highest, shared, state);
-    if (!is_last) tiles.load_values(first + Shape::kWarps);
+    take_step<T, kDim>(tiles, num_tiles - first, half, scores, highest, shared, state);
+    if ((first += Shape::kWarps) >= num_tiles) break;
+    tiles.load(a, work, first);
   }
-  merge_warps<T, kDim, Team>(a, work, state, shared);
-  if (work.num_chunks == 1) return;
-
+  if (shared.work.has_newest()) write_newest<T, kDim>(a, shared.work, shared.step);
+  add_warps<T, kDim, Team>(a, shared.work, state, shared);
+  if (shared.work.num_chunks > 1) {
+    Team::sync();
+    if (thread_index() == 0)
+      shared.is_last = arrive(a.counters + shared.work.owner, static_cast<uint32_t>(shared.work.num_chunks));
+    Team::sync();
+    if (shared.is_last) add_chunks<T, kDim, Team>(a, shared.work, shared);
+  }
   Team::sync();
-  if (thread_index() == 0) shared.is_last = arrive(a.counters + work.owner, static_cast<uint32_t>(work.num_chunks));
-  Team::sync();
-  if (shared.is_last) merge_chunks<T, kDim, Team>(a, work, shared);
 }
 
 struct BlockTeam {

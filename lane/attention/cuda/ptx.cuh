@@ -82,7 +82,8 @@ __device__ inline void sync_block() { __syncthreads(); }
 __device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 __device__ inline int shuffle(int value, int source) { return __shfl_sync(0xffffffffu, value, source); }
 
-__device__ inline float power_of_2(float exponent) { return exp2f(exponent); }  // 2 ulp; 0 of -infinity
+__device__ inline float power_of_2(float exponent) { return exp2f(exponent); }   // 2 ulp; 0 of -infinity
+__device__ inline float quotient(float a, float b) { return __fdividef(a, b); }  // 2 ulp, for b of 2^-126 to 2^126
 __device__ inline float reciprocal_root(float value) { return rsqrtf(value); }
 __device__ inline float hyperbolic_tangent(float value) { return tanhf(value); }
 __device__ inline float greater(float a, float b) { return fmaxf(a, b); }

@@ -55,7 +55,8 @@ struct ScoreScale {
   float before, cap;
 
   __device__ explicit ScoreScale(const AttentionArgs& a)
-      : before(a.soft_cap > 0 ? a.scale / a.soft_cap : a.scale * 1.44269504089f), cap(a.soft_cap * 1.44269504089f) {}
+      : before(a.soft_cap > 0 ? quotient(a.scale, a.soft_cap) : a.scale * 1.44269504089f),
+        cap(a.soft_cap * 1.44269504089f) {}
   __device__ float operator()(float score) const {
     score *= before;
     return cap > 0 ? cap * hyperbolic_tangent(score) : score;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "lane/attention/cuda/decode.cuh"
+#include "lane/attention/cuda/direct.cuh"
 #include "lane/attention/cuda/pages.cuh"
 #include "lane/attention/cuda/plain.cuh"
 #include "lane/attention/cuda/prefill.cuh"
@@ -58,6 +59,27 @@ Runner flash_on(uint64_t seed = 0) {
   };
 }
 
+// What a step of a kernel that has direct.cuh in it does, on the heads as they are.
+template <class T, int kDim>
+void direct_on(const Call& c, DirectArgs d, uint64_t seed) {
+  ASSERT_TRUE(takes_direct(c.shape));
+  AttentionArgs& a = d.a;
+  a = args_of(c.shape, c.batch, c.qkv, c.window, c.cache, c.out);
+  const DecodeSpace space = direct_space(c.shape, c.batch.num_seqs, c.batch.max_kv, c.window);
+  std::vector<float> partials(static_cast<size_t>(space.partial_floats), NAN);
+  std::vector<uint32_t> counters(static_cast<size_t>(space.num_counters));
+  a.partials = partials.data(), a.counters = counters.data();
+  a.grid_chunks = space.grid_chunks, a.partial_rows = space.partial_rows;
+  using Shape = DirectShape<T, kDim>;
+  const int64_t blocks = 1 + static_cast<int64_t>(seed) % direct_items(a);  // some with several items
+  emulate({blocks, 1, 1, Shape::kWarps * 32, Shape::kSharedBytes, seed}, [&] { direct_kernel<T, kDim>(d); });
+  for (const uint32_t counter : counters) ASSERT_EQ(counter, 0u);
+}
+template <class T, int kDim>
+Runner direct(uint64_t seed = 0) {
+  return [seed](const Call& c) { direct_on<T, kDim>(c, {}, seed); };
+}
+
 template <class T, class Cache>
 Runner plain() {
   return [](const Call& c) {
@@ -95,11 +117,11 @@ void put_past(const Call& c) {
 
 // Most of the past is just there; then single tokens follow.
 template <class T, int kDim>
-void decode_after(const Model& model, int64_t past, int64_t steps) {
+void decode_after(const Model& model, int64_t past, int64_t steps, const Runner& run = flash_on<T, kDim>()) {
   Rig rig(model, {past + steps});
   Stream stream;
   rig.step(put_past<T>, {{0, 0, past}}, stream);
-  for (int64_t at = past; at < past + steps; ++at) rig.step(flash_on<T, kDim>(), {{0, at, 1}}, stream);
+  for (int64_t at = past; at < past + steps; ++at) rig.step(run, {{0, at, 1}}, stream);
   for (int64_t at = past; at < past + steps; ++at) {
     const Expected want = expected(model, 0, at, matrix_precision(model.dtype));
     for (size_t i = 0; i < want.value.size(); ++i)
@@ -133,6 +155,39 @@ TEST(EmulatedKernels, DecodeWithWindowsAndCaps) {
   decode_after<BF16, 64>(model_of(DType::kBF16, 2, 1, 64, 150), 300, 3);
   decode_after<F16, 64>(model_of(DType::kF16, 2, 1, 64, 0, 4.f), 40, 2);
   decode_after<BF16, 64>(model_of(DType::kBF16, 2, 1, 64, 33, 4.f, 32), 60, 2);
+}
+
+template <class T, int kDim>
+void direct_after(const Model& model, int64_t past, int64_t steps, uint64_t seed = 0) {
+  decode_after<T, kDim>(model, past, steps, direct<T, kDim>(seed));
+}
+
+TEST(EmulatedKernels, DirectFromTheFirstToken) {
+  for (const int group : {1, 3, 4, 7, 8}) {
+    const Model model = model_of(DType::kBF16, group, 1, 64);
+    Rig rig(model, {35, 1, 17});
+    Stream stream;
+    rig.run_all(direct<BF16, 64>(static_cast<uint64_t>(group)), 1, stream);
+    expect_close(model, rig, fmt::format("direct, {} heads", group), matrix_precision(model.dtype));
+  }
+}
+
+TEST(EmulatedKernels, DirectOverStepsAndChunks) {
+  direct_after<F16, 64>(model_of(DType::kF16, 4, 2, 64), 126, 4, 1);
+  direct_after<BF16, 128>(model_of(DType::kBF16, 8, 1, 128), 127, 3, 2);
+  direct_after<BF16, 128>(model_of(DType::kBF16, 2, 1, 128), 300, 1, 5);
+  direct_after<BF16, 64>(model_of(DType::kBF16, 1, 1, 64), 4095, 2, 7);  // chunks of one step, then of two
+}
+
+TEST(EmulatedKernels, DirectOverMoreTilesThanLanes) {
+  direct_after<F16, 64>(model_of(DType::kF16, 1, 1, 64), 128 * 32 * 4 + 130, 1);
+}
+
+TEST(EmulatedKernels, DirectWithWindowsAndCaps) {
+  direct_after<BF16, 64>(model_of(DType::kBF16, 2, 1, 64, 5), 40, 3);
+  direct_after<BF16, 128>(model_of(DType::kBF16, 2, 1, 128, 150), 300, 3, 1);
+  direct_after<F16, 64>(model_of(DType::kF16, 2, 1, 64, 0, 4.f), 40, 2);
+  direct_after<BF16, 64>(model_of(DType::kBF16, 2, 1, 64, 33, 4.f, 32), 60, 2);
 }
 
 TEST(EmulatedKernels, PrefillOfAllHeadDims) {

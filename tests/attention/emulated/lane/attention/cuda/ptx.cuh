@@ -105,6 +105,7 @@ inline int shuffle(int value, int source) {
 }
 
 inline float power_of_2(float exponent) { return std::exp2(exponent); }
+inline float quotient(float a, float b) { return a / b; }
 inline float reciprocal_root(float value) { return 1 / std::sqrt(value); }
 inline float hyperbolic_tangent(float value) { return std::tanh(value); }
 inline float greater(float a, float b) { return std::fmax(a, b); }
