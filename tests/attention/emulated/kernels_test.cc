@@ -9,7 +9,7 @@
 #include "lane/attention/cuda/plain.cuh"
 #include "lane/attention/cuda/prefill.cuh"
 #include "lane/attention/cuda/work.h"
-#include "tests/attention/attention_rig.h"
+#include "tests/attention/direct_rig.h"
 
 namespace lane::testing {
 namespace {
@@ -190,6 +190,14 @@ TEST(EmulatedKernels, DirectWithWindowsAndCaps) {
   direct_after<BF16, 64>(model_of(DType::kBF16, 2, 1, 64, 33, 4.f, 32), 60, 2);
 }
 
+TEST(EmulatedKernels, DirectTreatsHeadsAsTheKernelsDo) {
+  for (const int group : {1, 7, 8})
+    expect_same_heads(model_of(DType::kBF16, group, 1, 64), {19, 3},
+                      [](const Call& c, const DirectArgs& d) { direct_on<BF16, 64>(c, d, 1); });
+  expect_same_heads(model_of(DType::kF16, 4, 2, 128), {4},
+                    [](const Call& c, const DirectArgs& d) { direct_on<F16, 128>(c, d, 0); });
+}
+
 TEST(EmulatedKernels, PrefillOfAllHeadDims) {
   sweep<BF16, 64>(model_of(DType::kBF16, 2, 1, 64), {70, 9, 130}, 1000);
   sweep<F16, 96>(model_of(DType::kF16, 3, 1, 96), {40}, 1000);
@@ -235,6 +243,24 @@ TEST(EmulatedKernels, PrefillAndDecodeInOneStep) {
   expect_close(model, rig, "mixed", matrix_precision(model.dtype));
 }
 
+TEST(EmulatedKernels, SameBitsOfDirect) {
+  const Model model = model_of(DType::kBF16, 4, 2, 64);
+  Stream stream;
+  const auto results_of = [&](uint64_t seed, bool in_company) {
+    Rig rig(model, {302, 150}, seed);
+    rig.step(put_past<BF16>, {{0, 0, 300}}, stream);
+    rig.step(put_past<BF16>, {{1, 0, 148}}, stream);
+    for (int64_t at = 0; at < 2; ++at) {
+      std::vector<Part> parts{{0, 300 + at, 1}};
+      if (in_company) parts.insert(parts.begin(), {1, 148 + at, 1});
+      rig.step(direct<BF16, 64>(seed), parts, stream);
+    }
+    return std::vector(rig.results()[0].end() - 2, rig.results()[0].end());
+  };
+  const auto want = results_of(0, false);
+  for (const uint64_t seed : {1, 5, 11}) EXPECT_EQ(results_of(seed, true), want);
+}
+
 // Bits depend on the sequence alone: not on its company, nor on the order in which blocks come to the merge, nor, for
 // prompts whose chunks go to the prefill kernel, on the cut.
 TEST(EmulatedKernels, SameBits) {
@@ -266,7 +292,9 @@ TEST(EmulatedKernels, EmptyPlacesOfABatchAreZeros) {
     const std::vector<int32_t> query_start{0, new_tokens}, kv_length{0}, tables{-1};
     Buffer keys(s.dtype, {1, 2, 16, 64}), qkv(s.dtype, {1, 1, new_tokens, 512}), out(s.dtype, {1, 1, new_tokens, 256});
     poison(keys.view(), stream), poison(qkv.view(), stream);
-    for (const Runner& run : {flash_on<BF16, 64>(), plain<BF16, BF16>()}) {
+    std::vector<Runner> runs{flash_on<BF16, 64>(), plain<BF16, BF16>()};
+    if (new_tokens == 1) runs.push_back(direct<BF16, 64>());
+    for (const Runner& run : runs) {
       poison(out.view(), stream);
       run_on_host(run, s, {query_start, kv_length}, tables, 1, qkv.view(), {keys.view(), keys.view()}, out.view(),
                   stream);
