@@ -2,6 +2,9 @@
 //
 //   bench_attention_cuda [backend] [file for JSON]
 //
+// "direct" is lane/attention/cuda/direct.cuh in a kernel of its own: its place is inside another one, where a launch
+// and its end cost nothing.
+//
 // Bytes are those of keys and values that queries see, once per kv head; operations are two multiply-adds per dimension
 // for each visible pair of a query and a key. As many layers as make the caches 512 MiB follow one another in a graph,
 // so that the 50 MiB of L2 cannot hold them, as in a model; the time is a layer's share of the median of 20 launches.
@@ -14,6 +17,8 @@
 
 #include "bench/graph_time.h"
 #include "lane/attention/attention.h"
+#include "lane/attention/cuda/kernels.h"
+#include "lane/attention/cuda/work.h"
 #include "lane/base/file.h"
 #include "lane/base/random.h"
 #include "lane/base/units.h"
@@ -32,6 +37,43 @@ struct Case {
 
 struct Result {
   double seconds, bytes_per_s, flop_per_s;
+};
+
+// Sequences of one new token each.
+class Direct final : public AttentionBackend {
+ public:
+  std::string_view name() const override { return "direct"; }
+  std::string why_not(const AttentionShape& shape, DType, Device) const override {
+    return cuda::attention::takes_direct(shape) ? "" : "it takes other shapes";
+  }
+  std::unique_ptr<AttentionState> make_state(const AttentionShape& shape, const AttentionLimits& limits, DType,
+                                             Device device) const override {
+    auto state = std::make_unique<State>();
+    state->space = cuda::attention::direct_space(shape, limits.max_seqs, limits.max_kv, 0);
+    state->partials = Buffer(DType::kF32, {1, 1, 1, state->space.partial_floats}, device);
+    state->counters = Buffer(DType::kI32, {1, 1, 1, state->space.num_counters}, device);
+    Stream stream(device);
+    const std::vector<int32_t> zeros(static_cast<size_t>(state->space.num_counters));
+    copy_to_device(zeros.data(), state->counters.view(), stream);
+    stream.synchronize();
+    return state;
+  }
+  void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
+           TensorView out, AttentionState* state, Stream& stream) const override {
+    const auto& mine = dynamic_cast<const State&>(*state);
+    cuda::attention::DirectArgs d{};
+    d.a = cuda::attention::args_of(shape, batch, qkv, window, cache, out);
+    d.a.partials = mine.partials.view().as<float>();
+    d.a.counters = mine.counters.view().as<uint32_t>();
+    d.a.grid_chunks = mine.space.grid_chunks, d.a.partial_rows = mine.space.partial_rows;
+    cuda::attention::direct_attention(d, shape.dtype, {.stream = stream.native()});
+  }
+
+ private:
+  struct State final : AttentionState {
+    cuda::attention::DecodeSpace space{};
+    Buffer partials, counters;
+  };
 };
 
 void fill(TensorView tensor, uint64_t key, Stream& stream) {
@@ -106,7 +148,7 @@ std::vector<Case> cases() {
   // A rank of the 8B shape alone, and of the 70B shape on four GPUs.
   for (const auto& [heads, kv_heads] : {std::pair{32, 8}, {16, 2}}) {
     for (const int num_seqs : {1, 16, 64})
-      for (const int length : {512, 2048, 8192, 32768})
+      for (const int length : {128, 512, 2048, 8192, 32768})
         if (int64_t{num_seqs} * length <= 64 * 8192)
           cases.push_back({"decode", heads, kv_heads, 128, num_seqs, 1, length});
     for (const auto& [num_seqs, num_new, length] :
@@ -114,6 +156,7 @@ std::vector<Case> cases() {
       cases.push_back({"prefill", heads, kv_heads, 128, num_seqs, num_new, length});
   }
   cases.push_back({"decode", 32, 32, 64, 16, 1, 2048});
+  cases.push_back({"decode", 32, 4, 128, 16, 1, 3500});  // of a mixture of experts
   cases.push_back({"decode", 16, 8, 256, 16, 1, 2048});
   return cases;
 }
@@ -124,15 +167,19 @@ int main(int argc, char** argv) try {
   const std::string_view wanted = argc > 1 ? argv[1] : "auto";
   std::string json;
   Stream stream(kGpu);
+  const Direct direct;
+  std::vector<const AttentionBackend*> backends = attention_backends(kGpu);
+  backends.push_back(&direct);
   fmt::print("{:<11} {:<8} {:>12} {:>4} {:>6} {:>7} {:>10} {:>12} {:>9}\n", "backend", "phase", "heads", "seqs", "new",
              "length", "time", "cache read", "TFLOP/s");
   for (const Case& c : cases())
-    for (const AttentionBackend* backend : attention_backends(kGpu)) {
+    for (const AttentionBackend* backend : backends) {
       AttentionShape shape{.num_heads = c.num_heads, .num_kv_heads = c.num_kv_heads, .head_dim = c.head_dim};
       shape.dtype = DType::kBF16;
       if (wanted != "auto" && wanted != backend->name()) continue;
       if (!backend->why_not(shape, DType::kBF16, kGpu).empty()) continue;
       if (wanted == "auto" && backend->name() == "reference") continue;  // it is not made for speed
+      if (backend == &direct && c.num_new > 1) continue;
       const Result r = measure(*backend, c, stream);
       fmt::print("{:<11} {:<8} {:>12} {:>4} {:>6} {:>7} {:>10} {:>12} {:>9.1f}\n", backend->name(), c.phase,
                  fmt::format("{}/{} x {}", c.num_heads, c.num_kv_heads, c.head_dim), c.num_seqs, c.num_new, c.length,

@@ -129,57 +129,5 @@ TEST_F(GpuDirect, EmptyPlacesAreZeros) {
   for (const float value : download(out.view(), *stream)) ASSERT_EQ(value, 0);
 }
 
-// What a step takes: not a promise, a number for the log.
-TEST_F(GpuDirect, TimeOfAStep) {
-  struct Case {
-    int num_heads, num_kv_heads;
-    int64_t num_seqs, length;
-  };
-  for (const Case& one :
-       {Case{32, 8, 1, 300}, {32, 4, 1, 300}, {32, 4, 1, 3500}, {32, 4, 16, 3500}, {32, 8, 8, 1000}}) {
-    const Model model = gpu_model(DType::kBF16, one.num_heads, one.num_kv_heads, 128);
-    Rig rig(model, std::vector<int64_t>(static_cast<size_t>(one.num_seqs), one.length), 0, kGpu);
-    std::vector<Part> past, last;
-    for (size_t i = 0; i < static_cast<size_t>(one.num_seqs); ++i)
-      past.push_back({i, 0, one.length - 1}), last.push_back({i, one.length - 1, 1});
-    for (const Part& part : past) rig.step(gpu_runner(cuda_flash_attention()), {part}, *stream);
-    float direct_us = 0, flash_us = 0;
-    const auto timed = [&](float& us, const std::function<void()>& run) {
-      constexpr int kRuns = 200;
-      cudaEvent_t begin, end;
-      cudaEventCreate(&begin), cudaEventCreate(&end);
-      const auto raw = static_cast<cudaStream_t>(stream->native());
-      for (int i = 0; i < 20; ++i) run();
-      cudaEventRecord(begin, raw);
-      for (int i = 0; i < kRuns; ++i) run();
-      cudaEventRecord(end, raw);
-      ASSERT_EQ(cudaEventSynchronize(end), cudaSuccess);
-      cudaEventElapsedTime(&us, begin, end);
-      us *= 1000.f / kRuns;
-      cudaEventDestroy(begin), cudaEventDestroy(end);
-    };
-    rig.step(
-        [&](const Call& c) {
-          DirectArgs d{};
-          d.a = args_of(c.shape, c.batch, c.qkv, c.window, c.cache, c.out);
-          const DecodeSpace space = direct_space(c.shape, c.batch.num_seqs, c.batch.max_kv, 0);
-          const Buffer partials(DType::kF32, {1, 1, 1, space.partial_floats}, kGpu);
-          const Buffer counters = list_on(std::vector<int32_t>(static_cast<size_t>(space.num_counters)), c.stream);
-          d.a.partials = partials.view().as<float>(), d.a.counters = counters.view().as<uint32_t>();
-          d.a.grid_chunks = space.grid_chunks, d.a.partial_rows = space.partial_rows;
-          timed(direct_us,
-                [&] { direct_attention(d, c.shape.dtype, {.is_chained = false, .stream = c.stream.native()}); });
-          const AttentionBackend& flash = cuda_flash_attention();
-          const auto state = flash.make_state(c.shape, limits_of(c.batch), c.shape.dtype, kGpu);
-          timed(flash_us, [&] { flash.run(c.shape, c.batch, c.qkv, 0, c.cache, c.out, state.get(), c.stream); });
-        },
-        last, *stream);
-    RecordProperty("direct_us", std::to_string(direct_us));
-    std::printf("[   TIME   ] %lld of %lld tokens, heads %d/%d: direct %.2f us, flash %.2f us, launches included\n",
-                static_cast<long long>(one.num_seqs), static_cast<long long>(one.length), one.num_heads,
-                one.num_kv_heads, static_cast<double>(direct_us), static_cast<double>(flash_us));
-  }
-}
-
 }  // namespace
 }  // namespace lane::testing
