@@ -421,8 +421,8 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
 
   DirectState state;
 #pragma unroll 1
-  for (int first = 0, half = 0;; half ^= 1) {
-    const int begin = work.begin + first * kTileTokens;
+  for (int first = 0;;) {
+    const int begin = work.begin + first * kTileTokens, half = first / Shape::kWarps % 2;
     if (begin < work.lowest || begin + kStepTokens > work.past_end) tiles.mend(work, begin, shared.step);
     float scores[4], highest[2];
     score_tile<T, kDim>(a, work, tiles, begin + warp_index() * kTileTokens, shared.step, scores);

@@ -165,13 +165,15 @@ __device__ inline T load_fresh(const T* from) {
   memcpy(&value, &raw, sizeof value);
   return value;
 }
-// Called by one thread of each of `count` blocks, after sync_block(): whether it is the last. The counter is 0 again
-// then.
+// Called by one thread of each of `count` blocks, after a barrier of those that wrote: whether it is the last, which
+// sees what the others wrote, and after another barrier its block does. The counter is 0 again then.
 __device__ inline bool arrive(uint32_t* counter, uint32_t count) {
-  __threadfence();
-  const bool is_last = atomicInc(counter, count - 1) == count - 1;
-  __threadfence();
-  return is_last;
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(count - 1)
+               : "memory");
+  return before == count - 1;
 }
 __device__ inline void publish() { __threadfence(); }
 

@@ -103,6 +103,19 @@ TEST(Split, ChunksCoverAPastOnceAndFitTheGrid) {
       }
 }
 
+TEST(Split, DirectChunksCoverAPastOnceAndFitTheGrid) {
+  for (const int window : {0, 1, 100, 4096})
+    for (int length = 1; length < 70000; length = length < 9000 ? length + 1 : length * 11 / 10) {
+      const int begin = first_tile_position(length - 1, window);
+      const Split split = direct_split(begin, length);
+      ASSERT_EQ(split.chunk_tokens % kStepTokens, 0);
+      ASSERT_LT(begin + (split.num_chunks - 1) * split.chunk_tokens, length);
+      ASSERT_GE(begin + split.num_chunks * split.chunk_tokens, length);
+      ASSERT_LE(split.num_chunks, kMostDirectChunks);
+      for (const int more : {0, 1, 1000}) ASSERT_LE(split.num_chunks, direct_chunks(length + more, window));
+    }
+}
+
 AttentionShape shape_of_heads(int num_heads, int num_kv_heads) {
   return {.num_heads = num_heads, .num_kv_heads = num_kv_heads, .head_dim = 128};
 }
@@ -131,6 +144,12 @@ TEST(Work, SpaceGrowsWithTheBatch) {
   EXPECT_EQ(space.partial_floats, int64_t{64} * 8 * 16 * 4 * 130);
   EXPECT_EQ(decode_space(shape, 64, 100, 100, 0).partial_rows, 16);
   EXPECT_EQ(decode_space(shape, 64, 1, 100000, 200).grid_chunks, 2);
+  const DecodeSpace direct = direct_space(shape, 64, 4000, 0);
+  EXPECT_EQ(direct.grid_chunks, 32);
+  EXPECT_EQ(direct.partial_rows, 4);
+  EXPECT_EQ(direct.num_counters, 64 * 8);
+  EXPECT_EQ(direct.partial_floats, int64_t{64} * 8 * 32 * 4 * 132);
+  EXPECT_FALSE(takes_direct(shape_of_heads(9, 1)));
 }
 
 }  // namespace
