@@ -27,6 +27,18 @@
 
 namespace lane::cuda::attention {
 
+// A thread of the team. It is asked anew for each item: what depends on it is then not kept in registers from one item
+// to the next, while the kernel does other things.
+struct Me {
+  int warp, lane;
+
+  __device__ int thread() const { return warp * 32 + lane; }
+};
+__device__ inline Me who_am_i() {
+  const unsigned thread = ask_thread_index();
+  return {static_cast<int>(thread / 32), static_cast<int>(thread % 32)};
+}
+
 struct DirectWork {
   Sequence sequence;
   int owner, kv_head, chunk, num_chunks;
@@ -76,7 +88,7 @@ __device__ inline int tile_place(const AttentionArgs& a, const DirectWork& work,
 }
 
 // False: there is nothing to do.
-__device__ inline bool find_item(const AttentionArgs& a, int item, DirectWork& work) {
+__device__ inline bool find_item(const AttentionArgs& a, const Me& me, int item, DirectWork& work) {
   const int owners = a.num_seqs * a.num_kv_heads;
   work.chunk = item / owners;
   work.owner = item - work.chunk * owners;
@@ -85,7 +97,7 @@ __device__ inline bool find_item(const AttentionArgs& a, int item, DirectWork& w
   work.sequence = sequence_of(a, index);
   // Blocks are looked up with the lists, as if the past began at 0 and had chunks of one step.
   const int guess = work.chunk * kStepTokens, length = work.sequence.length, newest = length - 1;
-  work.places = tile_place(a, work, guess + lane_index() * kTileTokens);
+  work.places = tile_place(a, work, guess + me.lane * kTileTokens);
   if (work.sequence.num_tokens == 0) return false;
   if (length == 0) return work.chunk == 0;  // an empty place
   const int first = first_tile_position(newest, a.window);
@@ -97,17 +109,17 @@ __device__ inline bool find_item(const AttentionArgs& a, int item, DirectWork& w
   work.end = has_newest ? length : work.begin + split.chunk_tokens;
   work.lowest = first_visible(newest, a.window);
   work.past_end = has_newest ? newest : work.end;
-  if (work.begin != guess) work.places = tile_place(a, work, work.begin + lane_index() * kTileTokens);
+  if (work.begin != guess) work.places = tile_place(a, work, work.begin + me.lane * kTileTokens);
   return true;
 }
 
 // Puts a head of the new token into shared memory, as kernels::head_rms_norm() and kernels::rope() would round it. A
 // warp does it. Heads 0 to group - 1 are queries, then comes the key, then the value.
 template <class T, int kDim>
-__device__ inline void put_head(const DirectArgs& d, const DirectWork& work, int head, T* to) {
+__device__ inline void put_head(const DirectArgs& d, const Me& me, const DirectWork& work, int head, T* to) {
   constexpr int kMine = kDim / 32;  // elements of a lane
   const AttentionArgs& a = d.a;
-  const int token = work.sequence.first_token, group = a.partial_rows, lane = lane_index();
+  const int token = work.sequence.first_token, group = a.partial_rows, lane = me.lane;
   const int64_t place = head < group    ? query_place(a, token, work.kv_head * group + head)
                         : head == group ? key_place(a, token, work.kv_head)
                                         : value_place(a, token, work.kv_head);
@@ -146,11 +158,11 @@ __device__ inline void put_head(const DirectArgs& d, const DirectWork& work, int
 
 // The new token's key and value go to the cache.
 template <class T, int kDim>
-__device__ inline void write_newest(const AttentionArgs& a, const DirectWork& work,
+__device__ inline void write_newest(const AttentionArgs& a, const Me& me, const DirectWork& work,
                                     const typename DirectShape<T, kDim>::Step& step) {
   constexpr int kPieces = kDim / 8;
-  if (thread_index() >= 2 * kPieces) return;
-  const int is_value = thread_index() / kPieces, column = thread_index() % kPieces * 8, newest = work.past_end;
+  if (me.thread() >= 2 * kPieces) return;
+  const int is_value = me.thread() / kPieces, column = me.thread() % kPieces * 8, newest = work.past_end;
   const int block = work.sequence.blocks[newest / a.block_tokens];
   T* const to = static_cast<T*>(is_value ? a.values : a.keys) + place_in_cache(a, block, work.kv_head, newest) + column;
   *reinterpret_cast<Pack<T, 8>*>(to) =
@@ -166,21 +178,20 @@ struct StepTiles {
   Pack<uint32_t, 2> values[Shape::kTiles][4];  // of key t + 4 j, elements column() on
 
   // The tile i of a step whose values this warp reads, and this lane's first column.
-  __device__ static int tile_of(int i) { return warp_index() / Shape::kDimGroups + i * Shape::kKeyGroups; }
-  __device__ static int column() { return warp_index() % Shape::kDimGroups * 32 + lane_index() / 4 * 4; }
+  __device__ static int tile_of(const Me& me, int i) { return me.warp / Shape::kDimGroups + i * Shape::kKeyGroups; }
+  __device__ static int column(const Me& me) { return me.warp % Shape::kDimGroups * 32 + me.lane / 4 * 4; }
 
   // Of tiles from `first` on. Tiles are read whole, whatever the query sees, and the last one for those beyond it:
   // loads that no condition guards are all under way at once.
-  __device__ void load(const AttentionArgs& a, DirectWork& work, int first) {
+  __device__ void load(const AttentionArgs& a, const Me& me, DirectWork& work, int first) {
     const int last = work.num_tiles() - 1 - first;
     if (first > 0 && first % 32 == 0)  // the next 32 tiles
-      work.places =
-          tile_place(a, work, work.begin + (first + (lane_index() < last ? lane_index() : last)) * kTileTokens);
+      work.places = tile_place(a, work, work.begin + (first + (me.lane < last ? me.lane : last)) * kTileTokens);
     const auto at = [&](const void* cache, int tile) {
       const int place = shuffle(work.places, (first + (tile < last ? tile : last)) % 32);
       return static_cast<const T*>(cache) + int64_t{place} * (kTileTokens * kDim);
     };
-    const T* key = at(a.keys, warp_index()) + lane_index() / 4 * kDim + lane_index() % 4 * 8;
+    const T* key = at(a.keys, me.warp) + me.lane / 4 * kDim + me.lane % 4 * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -188,7 +199,7 @@ struct StepTiles {
         keys[half][p] = load_fresh(reinterpret_cast<const Pack<uint32_t, 4>*>(key + half * 8 * kDim + 32 * p));
 #pragma unroll
     for (int i = 0; i < Shape::kTiles; ++i) {
-      const T* value = at(a.values, tile_of(i)) + lane_index() % 4 * kDim + column();
+      const T* value = at(a.values, tile_of(me, i)) + me.lane % 4 * kDim + column(me);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         values[i][j] = load_fresh(reinterpret_cast<const Pack<uint32_t, 2>*>(value + j * 4 * kDim));
@@ -197,20 +208,20 @@ struct StepTiles {
 
   // `begin`: position of the step. Puts the new token in its place, and zeros in place of values that the query does
   // not see: they may never have been written, and 0 times NaN is NaN. Hidden keys may be anything.
-  __device__ void mend(const DirectWork& work, int begin, const typename Shape::Step& step) {
+  __device__ void mend(const Me& me, const DirectWork& work, int begin, const typename Shape::Step& step) {
     const T *new_key = step.heads[kDirectRows], *new_value = step.heads[kDirectRows + 1];
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      if (begin + warp_index() * kTileTokens + lane_index() / 4 + 8 * half == work.past_end)
+      if (begin + me.warp * kTileTokens + me.lane / 4 + 8 * half == work.past_end)
 #pragma unroll
         for (int p = 0; p < kDim / 32; ++p)
-          keys[half][p] = *reinterpret_cast<const Pack<uint32_t, 4>*>(new_key + lane_index() % 4 * 8 + 32 * p);
-    const auto newest = *reinterpret_cast<const Pack<uint32_t, 2>*>(new_value + column());
+          keys[half][p] = *reinterpret_cast<const Pack<uint32_t, 4>*>(new_key + me.lane % 4 * 8 + 32 * p);
+    const auto newest = *reinterpret_cast<const Pack<uint32_t, 2>*>(new_value + column(me));
 #pragma unroll
     for (int i = 0; i < Shape::kTiles; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int position = begin + tile_of(i) * kTileTokens + lane_index() % 4 + 4 * j;
+        const int position = begin + tile_of(me, i) * kTileTokens + me.lane % 4 + 4 * j;
         if (position < work.lowest || position > work.past_end) values[i][j] = {};
         if (position == work.past_end) values[i][j] = newest;
       }
@@ -226,9 +237,10 @@ struct DirectState {
 
 // Scores of this warp's tile: element e of key g + 8 (e / 2) and row 2 t + e % 2.
 template <class T, int kDim>
-__device__ inline void score_tile(const AttentionArgs& a, const DirectWork& work, const StepTiles<T, kDim>& tiles,
-                                  int position, const typename DirectShape<T, kDim>::Step& step, float (&scores)[4]) {
-  const int lane = lane_index();
+__device__ inline void score_tile(const AttentionArgs& a, const Me& me, const DirectWork& work,
+                                  const StepTiles<T, kDim>& tiles, int position,
+                                  const typename DirectShape<T, kDim>::Step& step, float (&scores)[4]) {
+  const int lane = me.lane;
   const T* queries = step.heads[lane / 4] + lane % 4 * 8;
   float parts[2][4] = {};  // two sums that do not wait for each other
 #pragma unroll
@@ -250,9 +262,9 @@ __device__ inline void score_tile(const AttentionArgs& a, const DirectWork& work
 
 // Turns scores into weights relative to the tile's highest, and hands both to the others.
 template <class T, int kDim>
-__device__ inline void put_weights(float (&scores)[4], float (&highest)[2], int half,
+__device__ inline void put_weights(const Me& me, float (&scores)[4], float (&highest)[2], int half,
                                    typename DirectShape<T, kDim>::Shared& shared) {
-  const int lane = lane_index(), group = lane / 4;
+  const int lane = me.lane, group = lane / 4;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
     highest[c] = greater(scores[c], scores[2 + c]);
@@ -262,18 +274,18 @@ __device__ inline void put_weights(float (&scores)[4], float (&highest)[2], int 
     scores[c] = power_of_2(scores[c] - base);
     scores[2 + c] = power_of_2(scores[2 + c] - base);
     const int reader = (2 * (lane % 4) + c) * 4 + group % 4;
-    shared.step.weights[half][warp_index()][reader].at[group / 4] = pack<T>(scores[c], scores[2 + c]);
+    shared.step.weights[half][me.warp][reader].at[group / 4] = pack<T>(scores[c], scores[2 + c]);
   }
-  if (lane < 4) shared.highest[half][warp_index()][lane] = {{highest[0], highest[1]}};
+  if (lane < 4) shared.highest[half][me.warp][lane] = {{highest[0], highest[1]}};
 }
 
 // Takes a step's tiles into the running softmax. `scores` and `highest` are this warp's own weights.
 template <class T, int kDim>
-__device__ inline void take_step(const StepTiles<T, kDim>& tiles, int num_tiles, int half, const float (&scores)[4],
-                                 const float (&highest)[2], const typename DirectShape<T, kDim>::Shared& shared,
-                                 DirectState& state) {
+__device__ inline void take_step(const Me& me, const StepTiles<T, kDim>& tiles, int num_tiles, int half,
+                                 const float (&scores)[4], const float (&highest)[2],
+                                 const typename DirectShape<T, kDim>::Shared& shared, DirectState& state) {
   using Shape = DirectShape<T, kDim>;
-  const int lane = lane_index();
+  const int lane = me.lane;
   float base[2] = {state.highest[0], state.highest[1]};
 #pragma unroll
   for (int warp = 0; warp < Shape::kWarps; ++warp) {
@@ -290,7 +302,7 @@ __device__ inline void take_step(const StepTiles<T, kDim>& tiles, int num_tiles,
   }
 #pragma unroll
   for (int i = 0; i < Shape::kTiles; ++i) {
-    const int tile = tiles.tile_of(i);
+    const int tile = StepTiles<T, kDim>::tile_of(me, i);
     if (tile >= num_tiles) continue;
     const auto of_tile = shared.highest[half][tile][lane % 4];
     const auto b = shared.step.weights[half][tile][lane];
@@ -326,14 +338,14 @@ __device__ inline void store_row(const AttentionArgs& a, const DirectWork& work,
 
 // Adds up what the warps have: to the result if there is but one chunk, or to the chunk's partial result.
 template <class T, int kDim, class Team>
-__device__ inline void add_warps(const AttentionArgs& a, const DirectWork& work, DirectState& state,
+__device__ inline void add_warps(const AttentionArgs& a, const Me& me, const DirectWork& work, DirectState& state,
                                  typename DirectShape<T, kDim>::Shared& shared) {
   using Shape = DirectShape<T, kDim>;
-  const int lane = lane_index(), keys = warp_index() / Shape::kDimGroups, dims = warp_index() % Shape::kDimGroups;
+  const int lane = me.lane, keys = me.warp / Shape::kDimGroups, dims = me.warp % Shape::kDimGroups;
   for (float& sum : state.sum)
     for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
   Team::sync();  // the steps' memory is free
-  if (lane < 4) shared.sums[warp_index()][lane] = {{state.sum[0], state.sum[1]}};
+  if (lane < 4) shared.sums[me.warp][lane] = {{state.sum[0], state.sum[1]}};
   Pack<float, 4> outs[2];
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
@@ -344,7 +356,7 @@ __device__ inline void add_warps(const AttentionArgs& a, const DirectWork& work,
   if (keys > 0) return;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
-    const int row = 2 * (lane % 4) + c, column = StepTiles<T, kDim>::column();
+    const int row = 2 * (lane % 4) + c, column = StepTiles<T, kDim>::column(me);
     if (row >= a.partial_rows) continue;
     float sum = 0;
     for (int warp = 0; warp < Shape::kWarps; ++warp) sum += shared.sums[warp][lane % 4].at[c];
@@ -364,11 +376,11 @@ __device__ inline void add_warps(const AttentionArgs& a, const DirectWork& work,
 // Run by the last item of a sequence and head to arrive: merges the chunks' partial results in their order. A warp has
 // a row, a lane a chunk.
 template <class T, int kDim, class Team>
-__device__ inline void add_chunks(const AttentionArgs& a, const DirectWork& work,
+__device__ inline void add_chunks(const AttentionArgs& a, const Me& me, const DirectWork& work,
                                   typename DirectShape<T, kDim>::Shared& shared) {
   using Shape = DirectShape<T, kDim>;
   static_assert(Shape::kWarps == kDirectRows && kMostDirectChunks == 32);
-  const int group = a.partial_rows, mine = warp_index(), lane = lane_index();
+  const int group = a.partial_rows, mine = me.warp, lane = me.lane;
   Pack<float, 2> state{{kNothing, 0}};
   if (mine < group && lane < work.num_chunks)
     state = load_fresh(reinterpret_cast<const Pack<float, 2>*>(partial_row<kDim>(a, work, lane, mine)));
@@ -379,7 +391,7 @@ __device__ inline void add_chunks(const AttentionArgs& a, const DirectWork& work
   for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
   shared.shares[mine][lane] = quotient(weight, sum);
   Team::sync();
-  for (int i = thread_index(); i < group * (kDim / 4); i += Shape::kWarps * 32) {
+  for (int i = me.thread(); i < group * (kDim / 4); i += Shape::kWarps * 32) {
     const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
     Pack<float, 4> out{};
 #pragma unroll 8
@@ -401,45 +413,46 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
   using Shape = DirectShape<T, kDim>;
   const AttentionArgs& a = d.a;
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(memory);
+  const Me me = who_am_i();
   DirectWork work;
-  if (!find_item(a, item, work)) return;
+  if (!find_item(a, me, item, work)) return;
   const int group = a.partial_rows;
   if (work.sequence.length == 0) {
-    for (int i = thread_index(); i < group * (kDim / 4); i += Shape::kWarps * 32)
+    for (int i = me.thread(); i < group * (kDim / 4); i += Shape::kWarps * 32)
       store_row<T, kDim>(a, work, i / (kDim / 4), i % (kDim / 4) * 4, {});
     return;
   }
 
-  if (thread_index() == 0) shared.work = work;
+  if (me.thread() == 0) shared.work = work;
   const int num_heads = work.has_newest() ? group + 2 : group, num_tiles = work.num_tiles();
   StepTiles<T, kDim> tiles;
-  tiles.load(a, work, 0);
+  tiles.load(a, me, work, 0);
 #pragma unroll 1
-  for (int head = warp_index(); head < num_heads; head += Shape::kWarps)
-    put_head<T, kDim>(d, work, head, shared.step.heads[head < group ? head : kDirectRows + head - group]);
+  for (int head = me.warp; head < num_heads; head += Shape::kWarps)
+    put_head<T, kDim>(d, me, work, head, shared.step.heads[head < group ? head : kDirectRows + head - group]);
   Team::sync();
 
   DirectState state;
 #pragma unroll 1
   for (int first = 0;;) {
     const int begin = work.begin + first * kTileTokens, half = first / Shape::kWarps % 2;
-    if (begin < work.lowest || begin + kStepTokens > work.past_end) tiles.mend(work, begin, shared.step);
+    if (begin < work.lowest || begin + kStepTokens > work.past_end) tiles.mend(me, work, begin, shared.step);
     float scores[4], highest[2];
-    score_tile<T, kDim>(a, work, tiles, begin + warp_index() * kTileTokens, shared.step, scores);
-    put_weights<T, kDim>(scores, highest, half, shared);
+    score_tile<T, kDim>(a, me, work, tiles, begin + me.warp * kTileTokens, shared.step, scores);
+    put_weights<T, kDim>(me, scores, highest, half, shared);
     Team::sync();
-    take_step<T, kDim>(tiles, num_tiles - first, half, scores, highest, shared, state);
+    take_step<T, kDim>(me, tiles, num_tiles - first, half, scores, highest, shared, state);
     if ((first += Shape::kWarps) >= num_tiles) break;
-    tiles.load(a, work, first);
+    tiles.load(a, me, work, first);
   }
-  if (shared.work.has_newest()) write_newest<T, kDim>(a, shared.work, shared.step);
-  add_warps<T, kDim, Team>(a, shared.work, state, shared);
+  if (shared.work.has_newest()) write_newest<T, kDim>(a, me, shared.work, shared.step);
+  add_warps<T, kDim, Team>(a, me, shared.work, state, shared);
   if (shared.work.num_chunks > 1) {
     Team::sync();
-    if (thread_index() == 0)
+    if (me.thread() == 0)
       shared.is_last = arrive(a.counters + shared.work.owner, static_cast<uint32_t>(shared.work.num_chunks));
     Team::sync();
-    if (shared.is_last) add_chunks<T, kDim, Team>(a, shared.work, shared);
+    if (shared.is_last) add_chunks<T, kDim, Team>(a, me, shared.work, shared);
   }
   Team::sync();
 }

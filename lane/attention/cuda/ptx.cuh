@@ -69,6 +69,12 @@ __device__ inline BlockIndex block_index() {
   return {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
 }
 __device__ inline int thread_index() { return static_cast<int>(threadIdx.x); }
+// The same, which the compiler does not know.
+__device__ inline unsigned ask_thread_index() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
 __device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / 32; }
 

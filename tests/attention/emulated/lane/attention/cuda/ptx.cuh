@@ -64,6 +64,7 @@ inline BlockIndex block_index() {
   return {x, y, z};
 }
 inline int thread_index() { return emulator::index().thread; }
+inline unsigned ask_thread_index() { return static_cast<unsigned>(thread_index()); }
 inline int lane_index() { return thread_index() % 32; }
 inline int warp_index() { return thread_index() / 32; }
 
