@@ -48,7 +48,6 @@ struct DirectWork {
   int places;    // of tile `lane` of the chunk in the cache, in tiles
 
   __device__ bool has_newest() const { return past_end < end; }
-  __device__ int num_tiles() const { return (end - begin + kTileTokens - 1) / kTileTokens; }
 };
 
 template <class T, int kDim>
@@ -181,12 +180,12 @@ struct StepTiles {
   __device__ static int tile_of(const Me& me, int i) { return me.warp / Shape::kDimGroups + i * Shape::kKeyGroups; }
   __device__ static int column(const Me& me) { return me.warp % Shape::kDimGroups * 32 + me.lane / 4 * 4; }
 
-  // Of tiles from `first` on. Tiles are read whole, whatever the query sees, and the last one for those beyond it:
-  // loads that no condition guards are all under way at once.
-  __device__ void load(const AttentionArgs& a, const Me& me, DirectWork& work, int first) {
-    const int last = work.num_tiles() - 1 - first;
+  // Of the step at position `begin`. Tiles are read whole, whatever the query sees, and the last one for those beyond
+  // it: loads that no condition guards are all under way at once.
+  __device__ void load(const AttentionArgs& a, const Me& me, DirectWork& work, int begin) {
+    const int first = (begin - work.begin) / kTileTokens, last = (work.end - 1 - begin) / kTileTokens;
     if (first > 0 && first % 32 == 0)  // the next 32 tiles
-      work.places = tile_place(a, work, work.begin + (first + (me.lane < last ? me.lane : last)) * kTileTokens);
+      work.places = tile_place(a, work, begin + (me.lane < last ? me.lane : last) * kTileTokens);
     const auto at = [&](const void* cache, int tile) {
       const int place = shuffle(work.places, (first + (tile < last ? tile : last)) % 32);
       return static_cast<const T*>(cache) + int64_t{place} * (kTileTokens * kDim);
@@ -206,7 +205,7 @@ struct StepTiles {
     }
   }
 
-  // `begin`: position of the step. Puts the new token in its place, and zeros in place of values that the query does
+  // Puts the new token in its place, and zeros in place of values that the query does
   // not see: they may never have been written, and 0 times NaN is NaN. Hidden keys may be anything.
   __device__ void mend(const Me& me, const DirectWork& work, int begin, const typename Shape::Step& step) {
     const T *new_key = step.heads[kDirectRows], *new_value = step.heads[kDirectRows + 1];
@@ -281,7 +280,7 @@ __device__ inline void put_weights(const Me& me, float (&scores)[4], float (&hig
 
 // Takes a step's tiles into the running softmax. `scores` and `highest` are this warp's own weights.
 template <class T, int kDim>
-__device__ inline void take_step(const Me& me, const StepTiles<T, kDim>& tiles, int num_tiles, int half,
+__device__ inline void take_step(const Me& me, const StepTiles<T, kDim>& tiles, int num_tokens, int half,
                                  const float (&scores)[4], const float (&highest)[2],
                                  const typename DirectShape<T, kDim>::Shared& shared, DirectState& state) {
   using Shape = DirectShape<T, kDim>;
@@ -303,7 +302,7 @@ __device__ inline void take_step(const Me& me, const StepTiles<T, kDim>& tiles, 
 #pragma unroll
   for (int i = 0; i < Shape::kTiles; ++i) {
     const int tile = StepTiles<T, kDim>::tile_of(me, i);
-    if (tile >= num_tiles) continue;
+    if (tile * kTileTokens >= num_tokens) continue;
     const auto of_tile = shared.highest[half][tile][lane % 4];
     const auto b = shared.step.weights[half][tile][lane];
     const float weights[2] = {power_of_2(of_tile.at[0] - base[0]), power_of_2(of_tile.at[1] - base[1])};
@@ -424,9 +423,9 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
   }
 
   if (me.thread() == 0) shared.work = work;
-  const int num_heads = work.has_newest() ? group + 2 : group, num_tiles = work.num_tiles();
+  const int num_heads = work.has_newest() ? group + 2 : group;
   StepTiles<T, kDim> tiles;
-  tiles.load(a, me, work, 0);
+  tiles.load(a, me, work, work.begin);
 #pragma unroll 1
   for (int head = me.warp; head < num_heads; head += Shape::kWarps)
     put_head<T, kDim>(d, me, work, head, shared.step.heads[head < group ? head : kDirectRows + head - group]);
@@ -434,16 +433,16 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
 
   DirectState state;
 #pragma unroll 1
-  for (int first = 0;;) {
-    const int begin = work.begin + first * kTileTokens, half = first / Shape::kWarps % 2;
+  for (int begin = work.begin;;) {
+    const int half = (begin - work.begin) / kStepTokens % 2;
     if (begin < work.lowest || begin + kStepTokens > work.past_end) tiles.mend(me, work, begin, shared.step);
     float scores[4], highest[2];
     score_tile<T, kDim>(a, me, work, tiles, begin + me.warp * kTileTokens, shared.step, scores);
     put_weights<T, kDim>(me, scores, highest, half, shared);
     Team::sync();
-    take_step<T, kDim>(me, tiles, num_tiles - first, half, scores, highest, shared, state);
-    if ((first += Shape::kWarps) >= num_tiles) break;
-    tiles.load(a, me, work, first);
+    take_step<T, kDim>(me, tiles, work.end - begin, half, scores, highest, shared, state);
+    if ((begin += kStepTokens) >= work.end) break;
+    tiles.load(a, me, work, begin);
   }
   if (shared.work.has_newest()) write_newest<T, kDim>(a, me, shared.work, shared.step);
   add_warps<T, kDim, Team>(a, me, shared.work, state, shared);
@@ -461,8 +460,10 @@ struct BlockTeam {
   __device__ static void sync() { sync_block(); }
 };
 
+// With the registers of the kernel that this is made for, whose blocks have a ninth warp: two such blocks on a
+// multiprocessor are 18 warps, 5 on one of its four parts, of 16,384 registers each: 96 a thread.
 template <class T, int kDim>
-__global__ void __launch_bounds__(DirectShape<T, kDim>::kWarps * 32, 2)
+__global__ void __launch_bounds__(DirectShape<T, kDim>::kWarps * 32 + 32, 2)
     direct_kernel(const __grid_constant__ DirectArgs d) {
   wait_for_previous_kernel();
   const int num_items = d.a.num_seqs * d.a.num_kv_heads * d.a.grid_chunks;
