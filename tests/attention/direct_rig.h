@@ -19,10 +19,13 @@ class Heads {
     std::vector<float> frequencies;
     for (int j = 0; j < pairs; ++j) frequencies.push_back(std::pow(100.f, -static_cast<float>(j) / 64.f));
     const Buffer on_device = list_on(positions, c.stream);
-    Buffer inverse(DType::kF32, {1, 1, 1, pairs}, device);
-    upload(frequencies, inverse.view(), c.stream);
-    cos_sin_ = Buffer(DType::kF32, {1, 1, tokens, 2 * pairs}, device);
-    kernels::rope_table(on_device.view(), inverse.view(), 1, cos_sin_.view(), c.stream);
+    if (pairs > 0) {
+      const Buffer inverse(DType::kF32, {1, 1, 1, pairs}, device);
+      upload(frequencies, inverse.view(), c.stream);
+      cos_sin_ = Buffer(DType::kF32, {1, 1, tokens, 2 * pairs}, device);
+      kernels::rope_table(on_device.view(), inverse.view(), 1, cos_sin_.view(), c.stream);
+      c.stream.synchronize();
+    }
     for (uint64_t which = 0; which < 2; ++which) {
       std::vector<float> gains;
       for (int64_t i = 0; i < c.shape.head_dim; ++i) gains.push_back(input(77 + which, 0, i));

@@ -6,16 +6,17 @@
 // over (fragments.h has g = lane / 4 and t = lane % 4):
 //
 //   S^T = K Q^T    A = keys of warp w's tile, w = 0..7, B = queries, N = the group's heads. Dimensions are permuted
-//                  alike in both: the four that steps 2 p and 2 p + 1 want of a lane's row are 32 p + 8 t to + 7.
+//                  alike in both: the eight that steps 2 p and 2 p + 1 want of a lane's row are 32 p + 8 t to + 7.
 //   O^T = V^T P^T  A = values of 32 dimensions a warp, so that a step's result is merged where it is computed: warps
 //                  hand on weights, 256 bytes a tile, and not outputs. Keys are permuted alike in both: columns 2 t,
 //                  2 t + 1, 2 t + 8, 2 t + 9 of A are keys t, t + 8, t + 4, t + 12; and dimensions are permuted in
 //                  the result: rows g and g + 8 of tiles 0 and 1 are 4 g to 4 g + 3.
 //
 // Weights of a tile are relative to its highest score; whoever sums products of several tiles has all of their highest
-// scores. So a step takes one barrier of the team. Under way: 2 * 128 * head_dim * 2 bytes a block, those of the next
-// step asked for as soon as this one's are in use: 64 KiB at head_dim 128, and 35 KiB are enough for a multiprocessor
-// of an H200 (4.8 TB/s / 132 * 1 us). Registers of a thread, head_dim 128: 32 for keys, 32 for values, 8 for sums.
+// scores. So a step takes one barrier of the team. All its loads, 2 * 128 * head_dim * 2 bytes, are under way before
+// the first is waited for: 64 KiB a block at head_dim 128, where 35 KiB are enough for a multiprocessor of an H200 (4.8
+// TB/s / 132 * 1 us), so that another block's loads fill the time in which this one computes. Registers of a thread at
+// head_dim 128: 32 for keys, 32 for values, 8 for sums.
 //
 // Short pasts are a chain of waits and little else: the lists; then the new token's heads and the blocks' numbers; then
 // keys and values, during which queries are normed and rotated.
@@ -42,10 +43,9 @@ __device__ inline Me who_am_i() {
 struct DirectWork {
   Sequence sequence;
   int owner, kv_head, chunk, num_chunks;
-  int begin, end;  // positions of the chunk
-  int lowest,
-      past_end;  // those of them that the query sees and that are in the cache; then comes the new token, if any
-  int places;    // of tile `lane` of the chunk in the cache, in tiles
+  int begin, end;        // positions of the chunk
+  int lowest, past_end;  // those that the query sees in the cache; the new token is at past_end if the chunk has it
+  int places;            // of tile `lane` of the chunk in the cache, in tiles
 
   __device__ bool has_newest() const { return past_end < end; }
 };
@@ -61,8 +61,8 @@ struct DirectShape {
     // Queries, the new key, the new value. 64 bytes more, and the two rows that a phase of a load of 16 bytes a lane
     // reads lie in different banks.
     alignas(16) T heads[kDirectRows + 2][kDim + 32];
-    Pack<uint32_t, 2> weights[2][kWarps]
-                             [32];  // of a tile, as B of each lane; a step writes one half, the next the other
+    // Of each tile, as B of each lane. A step writes one half, the next the other.
+    Pack<uint32_t, 2> weights[2][kWarps][32];
   };
   struct Shared {
     union {
