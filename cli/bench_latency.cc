@@ -52,8 +52,9 @@ class LatencyBench {
   }
 
   int report(Session& session, const JobProfile& profile) {
-    const Numbers numbers = work_out(session, profile.num_ranks);
+    const Numbers numbers = work_out(session, profile);
     Json all = to_json(numbers, profile.num_ranks);
+    all["first_token_after_start_s"] = profile.ready_s + first_token_s_;
     all.update(profile.to_json());
     if (!flags_.output_json.empty()) write_file(flags_.output_json, all.dump(2) + "\n");
     if (flags_.json)
@@ -72,7 +73,7 @@ class LatencyBench {
     double prefill_flops_per_s() const { return prefill_flops / prefill_s; }
   };
 
-  Numbers work_out(Session& session, int num_ranks) {
+  Numbers work_out(const Session& session, const JobProfile& profile) {
     const int64_t batch = flags_.batch_size, input = flags_.input_len;
     Numbers n;
     n.batch = static_cast<double>(batch);
@@ -81,13 +82,14 @@ class LatencyBench {
     n.prefill_flops = n.batch * plan::forward_flops(session.config().shape, 0, input, 1);
     n.step_s = percentile(metrics_.token_gaps_s, 0.5);
     // The mean context of a step is the prompt and half of the output. All ranks together read each weight once.
-    n.step_bytes = static_cast<double>(num_ranks * session.bytes_per_decode_step(batch, input + flags_.output_len / 2));
+    n.step_bytes =
+        static_cast<double>(profile.num_ranks * session.bytes_per_decode_step(batch, input + flags_.output_len / 2));
     const auto count = static_cast<double>(latencies_.size());
     n.mean_s = std::accumulate(latencies_.begin(), latencies_.end(), 0.0) / count;
     double variance = 0;
     for (const double latency : latencies_) variance += (latency - n.mean_s) * (latency - n.mean_s);
     n.deviation_s = std::sqrt(variance / count);
-    n.ceilings = find_ceilings(flags_.engine, session, num_ranks);
+    n.ceilings = profile.ceilings;
     return n;
   }
 
@@ -119,6 +121,7 @@ class LatencyBench {
             {"decode_tokens_per_s", n.step_s > 0 ? n.batch / n.step_s : 0},
             {"bytes_per_step", n.step_bytes},
             {"read_bandwidth_bytes_per_s", n.ceilings.read_bytes_per_s},
+            {"read_bandwidth_of_ranks_bytes_per_s", n.ceilings.read_bytes_per_s_of_ranks},
             {"mbu", n.step_s > 0 ? share_of(n.step_bytes / n.step_s, n.ceilings.read_bytes_per_s) : Json()}};
   }
 
@@ -151,6 +154,13 @@ class LatencyBench {
       fmt::print(
           "  decode: {:.1f} tokens/s; too little memory was free to measure how fast it can be read: MBU unknown\n",
           n.batch / n.step_s);
+    fmt::print("  start: the engine was ready after {}, the first token was there after {}\n",
+               format_duration(profile.ready_s), format_duration(profile.ready_s + first_token_s_));
+    if (profile.load.bytes_read > 0) {
+      const auto bytes = static_cast<double>(profile.load.bytes_read);
+      fmt::print("  loading: {} in {}, {}\n", format_bytes(bytes), format_duration(profile.load.seconds),
+                 format_rate(bytes / profile.load.seconds));
+    }
     fmt::print("{}", profile.graphs_to_text());
     if (flags_.engine.breakdown) fmt::print("\n{}", profile.to_text());
   }
@@ -172,12 +182,15 @@ class LatencyBench {
     }
     const int64_t start_ns = now_ns();
     for (Request& request : requests) engine.add(std::move(request));
-    double prefill_s = 0;
+    double prefill_s = 0, first_token_s = 0;
     while (!engine.idle())
       for (const Completion& completion : engine.step()) {
         prefill_s = std::max(prefill_s, completion.first_token_s);
+        first_token_s =
+            first_token_s > 0 ? std::min(first_token_s, completion.first_token_s) : completion.first_token_s;
         if (counts) metrics_.add(completion);
       }
+    if (iteration == 0) first_token_s_ = first_token_s;
     if (!counts) return;
     prefills_s_.push_back(prefill_s);
     latencies_.push_back(static_cast<double>(now_ns() - start_ns) * 1e-9);
@@ -186,6 +199,7 @@ class LatencyBench {
   Flags& flags_;
   RunMetrics metrics_;
   std::vector<double> latencies_, prefills_s_;
+  double first_token_s_ = 0;  // of the very first run, after the engine was ready
 };
 
 }  // namespace
@@ -221,7 +235,8 @@ void add_bench_latency(CLI::App& bench, Program& program) {
           flags->engine, program,
           {.work = [&](Session& session) { run.run(session); },
            .report = [&](Session& session, const JobProfile& profile) { return run.report(session, profile); },
-           .watches_from_restart = true});
+           .watches_from_restart = true,
+           .wants_ceilings = true});
     };
   });
 }
