@@ -22,6 +22,7 @@ namespace {
 struct Flags {
   EngineFlags engine;
   int64_t batch_size = 8, input_len = 32, output_len = 128;
+  int64_t warmup_output_len = 0;  // 0: output_len
   int num_warmup = 1, num_iters = 3;
   std::string output_json;
   bool json = false;
@@ -39,7 +40,9 @@ class LatencyBench {
     int iteration = 0;
     for (; iteration < total; ++iteration) {
       if (iteration == flags_.num_warmup && !on_gpu) session.engine().restart_trace();
-      run_once(session, iteration, flags_.output_len, iteration >= flags_.num_warmup);
+      const bool counts = iteration >= flags_.num_warmup;
+      const bool is_short = !counts && flags_.warmup_output_len > 0;
+      run_once(session, iteration, is_short ? flags_.warmup_output_len : flags_.output_len, counts);
       bar.update(iteration + 1, total);
     }
     if (!flags_.engine.watches_gpu()) return;
@@ -221,6 +224,10 @@ void add_bench_latency(CLI::App& bench, Program& program) {
   command->add_option("--num-iters-warmup", flags->num_warmup, "Runs not counted")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option("--warmup-output-len", flags->warmup_output_len,
+                   "Tokens of runs not counted, where whole ones would take minutes (default: --output-len)")
+      ->check(CLI::Range(1, 1 << 24));
   command->add_option("--num-iters", flags->num_iters, "Runs counted")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
