@@ -20,6 +20,7 @@ import mmap
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import time
 
@@ -221,6 +222,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children and files go, too
     options = parse()
     if options.torch_load:
         print(json.dumps(torch_load(options.model, options.device, options.torch_load)))

@@ -331,6 +331,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that children end, too
     options = parse()
     batches = [int(part) for part in options.batches.split(",")]
     with tempfile.TemporaryDirectory() as folder:
