@@ -121,7 +121,7 @@ JSON
     '{"prompt_token_ids": [17, 4, 200], "temperature": 0.9, "top_p": 0.8, "top_k": 20, "seed": 7}' >"$model/prompts.jsonl"
   export CUDA_MODULE_LOADING=LAZY
   for tool in memcheck racecheck; do
-    CUDA_VISIBLE_DEVICES=0 sanitize $tool generate 30 "$lane" generate --device cuda --model "$model" --load-format dummy \
+    CUDA_VISIBLE_DEVICES=0 sanitize $tool generate 120 "$lane" generate --device cuda --model "$model" --load-format dummy \
       --prompts "$model/prompts.jsonl" --max-tokens 5 --ignore-eos --max-model-len 64 --max-num-seqs 2 \
       --max-num-batched-tokens 64 --kv-cache-memory-bytes 16M --no-progress
   done

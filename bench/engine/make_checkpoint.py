@@ -19,7 +19,7 @@ import time
 
 import torch
 
-SHARD_BYTES = 5_000_000_000  # as many as Hugging Face puts into one
+SHARD_BYTES = 2_000_000_000  # less than the usual 5 GB: several are written side by side
 BLOCK_ELEMENTS = 33_554_393  # 64 MiB; a prime, so that rows of matrices do not repeat
 ONE = b"\x80\x3f"  # 1.0 in bfloat16, little endian
 
@@ -116,7 +116,7 @@ def make(shape: pathlib.Path, out: pathlib.Path, layers: int = 0, time_limit_s: 
         names = ["model.safetensors"] if len(shards) == 1 else [
             f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
         block = random_block(seed)
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:  # writing lets the interpreter go
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # writing lets the interpreter go
             jobs = [pool.submit(write_shard, out / name, shard, block, 7_654_321 * i, start + time_limit_s)
                     for i, (name, shard) in enumerate(zip(names, shards))]
             for job in jobs:
