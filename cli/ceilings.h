@@ -1,5 +1,6 @@
 #pragma once
 #include <span>
+#include <vector>
 
 #include "cli/engine_flags.h"
 #include "lane/base/json.h"

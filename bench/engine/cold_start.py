@@ -72,7 +72,6 @@ def drop_cache(files: list[pathlib.Path]) -> float:
 
 def read_rate(files: list[pathlib.Path], direct: bool, most_s: float) -> dict:
     """Bytes per second of READ_THREADS threads that read the files in pieces, as Lane's loader does, to nowhere."""
-    kept = drop_cache(files)
     try:
         fds = [os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0)) for path in files]
     except OSError as error:
@@ -90,7 +89,7 @@ def read_rate(files: list[pathlib.Path], direct: bool, most_s: float) -> dict:
         with concurrent.futures.ThreadPoolExecutor(READ_THREADS) as pool:
             count = sum(pool.map(work, range(READ_THREADS)))
         seconds = time.monotonic() - start
-        return {"bytes": count, "seconds": seconds, "bytes_per_s": count / seconds, "cached_before": kept}
+        return {"bytes": count, "seconds": seconds, "bytes_per_s": count / seconds}
     except OSError as error:
         return {"error": str(error)}
     finally:
