@@ -22,6 +22,7 @@ namespace {
 struct Flags {
   EngineFlags engine;
   int64_t batch_size = 8, input_len = 32, output_len = 128;
+  int64_t warmup_output_len = 0;  // 0: output_len
   int num_warmup = 1, num_iters = 3;
   std::string output_json;
   bool json = false;
@@ -39,7 +40,9 @@ class LatencyBench {
     int iteration = 0;
     for (; iteration < total; ++iteration) {
       if (iteration == flags_.num_warmup && !on_gpu) session.engine().restart_trace();
-      run_once(session, iteration, flags_.output_len, iteration >= flags_.num_warmup);
+      const bool counts = iteration >= flags_.num_warmup;
+      const bool is_short = !counts && flags_.warmup_output_len > 0;
+      run_once(session, iteration, is_short ? flags_.warmup_output_len : flags_.output_len, counts);
       bar.update(iteration + 1, total);
     }
     if (!flags_.engine.watches_gpu()) return;
@@ -52,8 +55,9 @@ class LatencyBench {
   }
 
   int report(Session& session, const JobProfile& profile) {
-    const Numbers numbers = work_out(session, profile.num_ranks);
+    const Numbers numbers = work_out(session, profile);
     Json all = to_json(numbers, profile.num_ranks);
+    all["first_token_after_start_s"] = profile.ready_s + first_token_s_;
     all.update(profile.to_json());
     if (!flags_.output_json.empty()) write_file(flags_.output_json, all.dump(2) + "\n");
     if (flags_.json)
@@ -72,7 +76,7 @@ class LatencyBench {
     double prefill_flops_per_s() const { return prefill_flops / prefill_s; }
   };
 
-  Numbers work_out(Session& session, int num_ranks) {
+  Numbers work_out(const Session& session, const JobProfile& profile) {
     const int64_t batch = flags_.batch_size, input = flags_.input_len;
     Numbers n;
     n.batch = static_cast<double>(batch);
@@ -81,13 +85,14 @@ class LatencyBench {
     n.prefill_flops = n.batch * plan::forward_flops(session.config().shape, 0, input, 1);
     n.step_s = percentile(metrics_.token_gaps_s, 0.5);
     // The mean context of a step is the prompt and half of the output. All ranks together read each weight once.
-    n.step_bytes = static_cast<double>(num_ranks * session.bytes_per_decode_step(batch, input + flags_.output_len / 2));
+    n.step_bytes =
+        static_cast<double>(profile.num_ranks * session.bytes_per_decode_step(batch, input + flags_.output_len / 2));
     const auto count = static_cast<double>(latencies_.size());
     n.mean_s = std::accumulate(latencies_.begin(), latencies_.end(), 0.0) / count;
     double variance = 0;
     for (const double latency : latencies_) variance += (latency - n.mean_s) * (latency - n.mean_s);
     n.deviation_s = std::sqrt(variance / count);
-    n.ceilings = find_ceilings(flags_.engine, session, num_ranks);
+    n.ceilings = profile.ceilings;
     return n;
   }
 
@@ -119,6 +124,7 @@ class LatencyBench {
             {"decode_tokens_per_s", n.step_s > 0 ? n.batch / n.step_s : 0},
             {"bytes_per_step", n.step_bytes},
             {"read_bandwidth_bytes_per_s", n.ceilings.read_bytes_per_s},
+            {"read_bandwidth_of_ranks_bytes_per_s", n.ceilings.read_bytes_per_s_of_ranks},
             {"mbu", n.step_s > 0 ? share_of(n.step_bytes / n.step_s, n.ceilings.read_bytes_per_s) : Json()}};
   }
 
@@ -151,6 +157,13 @@ class LatencyBench {
       fmt::print(
           "  decode: {:.1f} tokens/s; too little memory was free to measure how fast it can be read: MBU unknown\n",
           n.batch / n.step_s);
+    fmt::print("  start: the engine was ready after {}, the first token was there after {}\n",
+               format_duration(profile.ready_s), format_duration(profile.ready_s + first_token_s_));
+    if (profile.load.bytes_read > 0) {
+      const auto bytes = static_cast<double>(profile.load.bytes_read);
+      fmt::print("  loading: {} in {}, {}\n", format_bytes(bytes), format_duration(profile.load.seconds),
+                 format_rate(bytes / profile.load.seconds));
+    }
     fmt::print("{}", profile.graphs_to_text());
     if (flags_.engine.breakdown) fmt::print("\n{}", profile.to_text());
   }
@@ -172,12 +185,15 @@ class LatencyBench {
     }
     const int64_t start_ns = now_ns();
     for (Request& request : requests) engine.add(std::move(request));
-    double prefill_s = 0;
+    double prefill_s = 0, first_token_s = 0;
     while (!engine.idle())
       for (const Completion& completion : engine.step()) {
         prefill_s = std::max(prefill_s, completion.first_token_s);
+        first_token_s =
+            first_token_s > 0 ? std::min(first_token_s, completion.first_token_s) : completion.first_token_s;
         if (counts) metrics_.add(completion);
       }
+    if (iteration == 0) first_token_s_ = first_token_s;
     if (!counts) return;
     prefills_s_.push_back(prefill_s);
     latencies_.push_back(static_cast<double>(now_ns() - start_ns) * 1e-9);
@@ -186,6 +202,7 @@ class LatencyBench {
   Flags& flags_;
   RunMetrics metrics_;
   std::vector<double> latencies_, prefills_s_;
+  double first_token_s_ = 0;  // of the very first run, after the engine was ready
 };
 
 }  // namespace
@@ -207,6 +224,10 @@ void add_bench_latency(CLI::App& bench, Program& program) {
   command->add_option("--num-iters-warmup", flags->num_warmup, "Runs not counted")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option("--warmup-output-len", flags->warmup_output_len,
+                   "Tokens of runs not counted, where whole ones would take minutes (default: --output-len)")
+      ->check(CLI::Range(1, 1 << 24));
   command->add_option("--num-iters", flags->num_iters, "Runs counted")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -221,7 +242,8 @@ void add_bench_latency(CLI::App& bench, Program& program) {
           flags->engine, program,
           {.work = [&](Session& session) { run.run(session); },
            .report = [&](Session& session, const JobProfile& profile) { return run.report(session, profile); },
-           .watches_from_restart = true});
+           .watches_from_restart = true,
+           .wants_ceilings = true});
     };
   });
 }

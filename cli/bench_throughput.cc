@@ -41,7 +41,7 @@ class ThroughputBench {
   }
 
   int report(Session& session, const JobProfile& profile) {
-    const Ceilings ceilings = find_ceilings(flags_.engine, session, profile.num_ranks);
+    const Ceilings& ceilings = profile.ceilings;
     const double wall_s = metrics_.wall_s, requests_per_s = static_cast<double>(metrics_.num_requests) / wall_s;
     const double weight_bytes = static_cast<double>(session.bytes_per_decode_step(0, 0));
     const double bytes = profile.num_ranks * (weight_bytes * static_cast<double>(stats_.num_steps) + kv_bytes_);
@@ -165,7 +165,8 @@ void add_bench_throughput(CLI::App& bench, Program& program) {
           flags->engine, program,
           {.work = [&](Session& session) { run.run(session); },
            .report = [&](Session& session, const JobProfile& profile) { return run.report(session, profile); },
-           .watches_from_restart = true});
+           .watches_from_restart = true,
+           .wants_ceilings = true});
     };
   });
 }

@@ -6,11 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "lane/base/trace.h"
+
 namespace lane::cli {
 
 struct Program {
   std::vector<std::string> arguments;  // as given, the program's name left out: ranks are started with the same
   std::function<int()> run;
+  int64_t start_ns = now_ns();
   int error_status = 1;  // kExitError, unless the command's own statuses say something else by it
 };
 

@@ -58,8 +58,8 @@ class GpuWatch {
 };
 
 // Brings what the ranks recorded to rank 0.
-JobProfile collect_profile(const EngineFlags& flags, Communicator& group, GpuWatch& watch) {
-  JobProfile job{.num_ranks = group.size(), .breakdown = {}, .gpu = {}};
+JobProfile collect_profile(const EngineFlags& flags, const LoadReport& load, Communicator& group, GpuWatch& watch) {
+  JobProfile job{.num_ranks = group.size(), .breakdown = {}, .gpu = {}, .load = {}};
   const bool on_gpu = flags.session.device.kind == DeviceKind::kCuda;
   profile::GpuProfile mine;
   if (watch.wanted()) mine = watch.stop();
@@ -74,6 +74,11 @@ JobProfile collect_profile(const EngineFlags& flags, Communicator& group, GpuWat
   } else {
     for (const std::string& text : group.gather_text(profile::totals_to_text(trace_log.totals()), 0))
       totals.push_back(profile::totals_from_text(text));
+  }
+  for (const std::string& text : group.gather_text(Json{{"bytes", load.bytes_read}, {"s", load.seconds}}.dump(), 0)) {
+    const Json json = parse_json(text, "a rank's loading");
+    job.load.bytes_read += json.at("bytes").get<int64_t>();
+    job.load.seconds = std::max(job.load.seconds, json.at("s").get<double>());
   }
   std::vector<std::string> events;
   if (!flags.trace_file.empty()) events = group.gather_text(profile::events_to_text(trace_log, mine), 0);
@@ -117,13 +122,14 @@ Device choose_device(const std::string& wanted, int local_rank, Communicator& gr
   return {};
 }
 
-int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
+int run_rank(EngineFlags& flags, const Program& program, const Job& job, Communicator& group) {
   const bool leads = group.rank() == 0;
   GpuWatch watch(flags);  // before any graph is recorded
   ProgressBar loading("loading", ProgressBar::Unit::kBytes, leads && !flags.no_progress);
   flags.session.load_progress = [&](int64_t done, int64_t total) { loading.update(done, total); };
   Session session(flags.session, &group);
   loading.clear();
+  const double ready_s = static_cast<double>(now_ns() - program.start_ns) * 1e-9;
   if (leads) std::fputs(session.describe().c_str(), stderr);
   trace_log.start(flags.trace_file.empty() ? 0 : kMaxTraceEvents, watch.wanted() ? kMaxLaunches : 0);
   if (watch.wanted() && job.watches_from_restart)
@@ -136,15 +142,23 @@ int run_rank(EngineFlags& flags, const Job& job, Communicator& group) {
   } else {
     session.engine().follow();
   }
-  JobProfile profile = collect_profile(flags, group, watch);
+  JobProfile profile = collect_profile(flags, session.load_report(), group, watch);
   profile.graphs = session.engine().graphs();
+  profile.ready_s = ready_s;
+  if (job.wants_ceilings) profile.ceilings = find_ceilings(flags, session, group);
   return leads ? job.report(session, profile) : kExitOk;
 }
 
 }  // namespace
 
 Json JobProfile::to_json() const {
-  Json json{{"breakdown", breakdown ? profile::breakdown_to_json(*breakdown) : Json()}};
+  const auto bytes = static_cast<double>(load.bytes_read);
+  Json json{{"breakdown", breakdown ? profile::breakdown_to_json(*breakdown) : Json()},
+            {"load",
+             {{"bytes", load.bytes_read},
+              {"seconds", load.seconds},
+              {"bytes_per_s", load.bytes_read > 0 ? Json(bytes / load.seconds) : Json()}}},
+            {"ready_s", ready_s}};
   if (graphs.count > 0)
     json["graphs"] = {{"count", graphs.count}, {"seconds", graphs.seconds}, {"bytes", graphs.bytes}};
   if (gpu && gpu->why_not.empty()) json["gpu"] = profile::kernels_to_json(*gpu);
@@ -185,7 +199,7 @@ int run_job(EngineFlags& flags, const Program& program, const Job& job) {
   watch_for_interrupt();
   try {
     flags.session.device = choose_device(flags.device, launched ? launched->local_rank : 0, group);
-    return run_rank(flags, job, group);
+    return run_rank(flags, program, job, group);
   } catch (const std::exception& error) {
     group.abort(error.what());
     throw;

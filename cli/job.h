@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "cli/ceilings.h"
 #include "cli/commands.h"
 #include "cli/engine_flags.h"
 #include "lane/base/json.h"
@@ -19,8 +20,12 @@ struct JobProfile {
   std::optional<profile::Breakdown> breakdown;
   std::optional<profile::GpuProfile> gpu;  // its why_not: why there is no breakdown
   GraphStats graphs;                       // of one rank's GPU
+  LoadReport load;                         // bytes of all ranks, seconds of the slowest
+  double ready_s = 0;                      // from the start of rank 0's program until it could take requests
+  Ceilings ceilings;                       // of a job that wants them
 
-  Json to_json() const;                // {"breakdown": {...} or null} and, of GPUs, {"graphs": {...}, "gpu": {...}}
+  // {"breakdown": {...} or null, "load": {...}, "ready_s": s} and, of GPUs, {"graphs": {...}, "gpu": {...}}
+  Json to_json() const;
   std::string to_text() const;         // for --breakdown
   std::string graphs_to_text() const;  // one line; empty where there are none
 };
@@ -32,6 +37,7 @@ struct Job {
   // A GPU is watched from `work`'s call of Engine::restart_trace() on, so that what comes before it runs at full speed;
   // false: from the beginning.
   bool watches_from_restart = false;
+  bool wants_ceilings = false;  // each GPU's memory is read for a moment, once the work is done
 };
 
 // Runs `job` on the ranks that the flags or a launcher ask for: starts them, or joins those that were started; opens a

@@ -4,12 +4,11 @@
 
 namespace lane {
 
-// A GPU's memory as it is now, and what a rank may do with it.
+// A GPU's memory as it is now, and what the one rank that computes on it may take.
 struct GpuMemory {
   std::string gpu;  // "GPU 0 (NVIDIA H200)"
   int64_t total_bytes = 0, free_bytes = 0;
   double utilization = 0.9;  // share of the total that may be taken, by whomever
-  int num_ranks = 1;         // that share the GPU
 
   // What this rank may still take: the rest is for graphs and for the libraries' own.
   int64_t budget_bytes() const;

@@ -102,12 +102,10 @@ Session::Session(const SessionOptions& options, Communicator* group)
 
 GpuMemory Session::gpu_memory() const {
   const DeviceInfo info = device_info(options_.device);
-  const int gpus = std::max(1, num_gpus());
   return {.gpu = fmt::format("GPU {} ({})", options_.device.index, info.name),
           .total_bytes = info.memory_bytes,
           .free_bytes = info.free_memory_bytes,
-          .utilization = options_.gpu_memory_utilization,
-          .num_ranks = (options_.local_ranks + gpus - 1) / gpus};
+          .utilization = options_.gpu_memory_utilization};
 }
 
 // Before anything is loaded: a rank whose GPU is too small says so, and no other begins.

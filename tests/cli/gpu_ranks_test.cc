@@ -9,48 +9,22 @@
 #include <fstream>
 #include <thread>
 
-#include "lane/base/error.h"
 #include "lane/base/file.h"
-#include "lane/device/device_info.h"
+#include "tests/cli/gpu_program.h"
 #include "tests/support/subprocess.h"
 
 namespace lane {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using test::count_gpus;
+using test::in_child;
+using test::kLane;
 using test::Outcome;
 
-// Where it was built, or beside this test where both were brought to a machine with GPUs.
-const std::string kLane = file_exists(LANE_BINARY)
-                              ? LANE_BINARY
-                              : std::filesystem::read_symlink("/proc/self/exe").replace_filename("lane").string();
 const std::string kShapes = std::string(LANE_SOURCE_DIR) + "/bench/shapes/";
 constexpr std::chrono::milliseconds kTimeout{5000};  // of waits; capturing graphs on the other rank takes its time, too
 
-// Asked in a child, so that this process holds nothing on a GPU.
-template <class Ask>
-int64_t in_child(Ask&& ask) {
-  int ends[2];
-  if (::pipe(ends) != 0) return -1;
-  const pid_t child = ::fork();
-  if (child == 0) {
-    int64_t answer = -1;
-    try {
-      answer = ask();
-    } catch (const Error&) {
-    }
-    ::_exit(::write(ends[1], &answer, sizeof answer) == sizeof answer ? 0 : 1);
-  }
-  ::close(ends[1]);
-  int64_t answer = -1;
-  if (::read(ends[0], &answer, sizeof answer) != sizeof answer) answer = -1;
-  ::close(ends[0]);
-  ::waitpid(child, nullptr, 0);
-  return answer;
-}
-int64_t count_gpus() {
-  return in_child([] { return static_cast<int64_t>(num_gpus()); });
-}
 int64_t free_bytes(int gpu) {
   return in_child([&] { return device_info({DeviceKind::kCuda, gpu}).free_memory_bytes; });
 }

@@ -18,9 +18,6 @@ TEST(GpuMemory, TheBudgetIsAShareOfTheWholeLessWhatIsTaken) {
   EXPECT_EQ(h200(100).budget_bytes(), 86 * kGiB);
   EXPECT_EQ(h200(14).budget_bytes(), 0);
   EXPECT_EQ(h200(3).budget_bytes(), 0);
-  GpuMemory shared = h200(140);
-  shared.num_ranks = 2;
-  EXPECT_EQ(shared.budget_bytes(), 63 * kGiB);
 }
 
 TEST(GpuMemory, WhatFitsPassesToTheLastByte) {
@@ -30,9 +27,6 @@ TEST(GpuMemory, WhatFitsPassesToTheLastByte) {
   ++more.work_bytes;
   EXPECT_THROW(check_fits(more, h200(140)), Error);
   EXPECT_THROW(check_fits(need, h200(139)), Error);
-  GpuMemory shared = h200(140);
-  shared.num_ranks = 2;
-  EXPECT_THROW(check_fits(need, shared), Error);
   // A cache of a size that was asked for may use what the share would leave alone.
   more.is_cache_fixed = true;
   EXPECT_NO_THROW(check_fits(more, h200(127)));

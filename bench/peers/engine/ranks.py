@@ -1,5 +1,7 @@
-"""What the PyTorch peers share: a process for each GPU, shapes, clocks, and results that survive what comes later."""
+"""What the PyTorch peers share: a process for each GPU, shapes, clocks, time that is dealt out, and results that survive
+what comes later."""
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,8 +13,12 @@ import time
 os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
 os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
 
+STARTED = time.monotonic()  # importing torch takes seconds of the time that is left
+
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+
+LEAST_STEPS = 32  # of decoding, where a run is cut
 
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 304, "max_position_embeddings": 512}
@@ -25,6 +31,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=2, help="runs counted, after one that is not")
+    parser.add_argument("--seconds-left", type=float, default=0,
+                        help="for this process; runs that would not end in time are fewer, then cut, and say so")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of two narrow layers in place of the shape")
     parser.add_argument("--json", type=pathlib.Path, help="results; written anew after each batch")
@@ -36,6 +44,47 @@ def load_config(options) -> dict:
 
 def batches_of(options) -> list[int]:
     return [int(part) for part in options.batches.split(",")]
+
+
+@dataclasses.dataclass
+class Runs:
+    """How a batch is measured."""
+    count: int  # of whole runs; 0: there is time only for a part of one
+    steps: int  # of decoding, in each
+    past: int  # tokens of each sequence before the first step
+    warm_ups: int = 0  # whole runs before, which do not count
+
+    @property
+    def is_cut(self) -> bool:
+        return self.count == 0
+
+
+def runs_that_fit(options, device, prefill_s: float, step_s: float, warm_ups: int = 0) -> Runs:
+    """As many whole runs as were asked for and as time is left for, warm-ups the first to go; else so many steps as fit,
+    about the mean context of a whole run. The same on all ranks."""
+    whole = Runs(options.iterations, options.output_len - 1, options.input_len, warm_ups)
+    if options.seconds_left <= 0:
+        return whole
+    left_s = options.seconds_left - (time.monotonic() - options.started)
+    of_one = 1.05 * (prefill_s + whole.steps * step_s)
+    fit = max(0, int(left_s / of_one))
+    whole.warm_ups = max(0, min(warm_ups, fit - 1))
+    whole.count = min(whole.count, fit - whole.warm_ups)
+    if whole.count == 0:
+        steps = min(whole.steps, max(LEAST_STEPS, int((left_s - 2 * prefill_s) / (1.05 * step_s))))
+        whole.past, whole.steps = options.input_len + (whole.steps - steps) // 2, steps
+    told = torch.tensor(dataclasses.astuple(whole), device=device)
+    if dist.is_initialized():
+        dist.broadcast(told, 0)
+    return Runs(*told.tolist())
+
+
+def of_cut_run(options, runs: Runs, prefill_s: float, gaps_s: list[float]) -> dict:
+    """What a row says of a run that was cut. Its end to end is worked out, not measured."""
+    mean_s = statistics.fmean(gaps_s)
+    return {"prefill_s": prefill_s, "end_to_end_s": prefill_s + (options.output_len - 1) * mean_s,
+            "end_to_end_is_extrapolated": True, "decode_steps_run": len(gaps_s), "decode_steps_of_a_run":
+            options.output_len - 1, "past_at_first_step": runs.past}
 
 
 def _run_rank(rank: int, work, options, port: int) -> None:
@@ -57,6 +106,7 @@ def _run_rank(rank: int, work, options, port: int) -> None:
 
 def run_ranks(work, options) -> None:
     """work(rank, device, options) in a process for each rank; torch.distributed is up where there are several."""
+    options.started = STARTED  # CLOCK_MONOTONIC is one for all processes; each would have a STARTED of its own
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -9,7 +9,12 @@ asking for a token. Random bf16 weights of the shape in config.json (model_type 
   bench/peers/engine/torch_graph_loop.py --shape bench/shapes/llama-8b --tp 1 --batches 1,16 --json out.json
 
 Times: a decode step is the distance of two CUDA events behind replays, the median over the run's steps; prefill and end
-to end are wall time between two points at which the GPU is idle, the median over the runs.
+to end are wall time between two points at which the GPU is idle, the median over the runs. Prompts are computed in passes
+of whole prompts, as many as --prefill-tokens holds.
+
+With --seconds-left a run that would not end in time is cut: the prefill is whole, and the decode steps that there is time
+for are those about the mean context of a whole run. End to end is then worked out from them, and the results say so
+(end_to_end_is_extrapolated).
 """
 import argparse
 import math
@@ -155,7 +160,7 @@ class Decoder:
         return residual, F.linear(attended.reshape(q.shape[0], -1), out)
 
     def _attention_prefill(self, residual, partial, gain, qkv, out, keys, values, cos, sin):
-        batch = keys.shape[0]
+        batch = keys.shape[0]  # of this pass
         length = residual.shape[0] // batch
         residual, normed = add_and_norm(residual, partial, gain, self.eps)
         q, k, v = self._queries_keys_values(normed, qkv, cos, sin)
@@ -204,20 +209,26 @@ class Decoder:
         self.tokens.copy_(self.choose(residual, partial))
         self.positions.add_(1)
 
-    def prefill(self, prompts: torch.Tensor) -> None:
-        """All prompts, [batch, length], in one pass; leaves the first token of each."""
+    def prefill(self, prompts: torch.Tensor, tokens_a_pass: int) -> None:
+        """All prompts, [batch, length], in passes of whole prompts; leaves the first token of each."""
+        at_once = max(1, tokens_a_pass // prompts.shape[1])
+        for first in range(0, prompts.shape[0], at_once):
+            self._prefill_pass(prompts[first:first + at_once], first)
+        self.positions.fill_(prompts.shape[1])
+
+    def _prefill_pass(self, prompts: torch.Tensor, first: int) -> None:
         batch, length = prompts.shape
+        mine = slice(first, first + batch)
         residual = F.embedding(prompts.reshape(-1), self.embedding)
         partial = torch.zeros_like(residual)
         cos, sin = (table[:length].repeat(batch, 1) for table in (self.cos, self.sin))
         for w, keys, values in zip(self.layers, self.keys, self.values):
-            residual, partial = self.attention_prefill(residual, partial, w["attention_norm"], w["qkv"], w["out"], keys,
-                                                       values, cos, sin)
+            residual, partial = self.attention_prefill(residual, partial, w["attention_norm"], w["qkv"], w["out"],
+                                                       keys[mine], values[mine], cos, sin)
             residual, partial = self.mlp(residual, self._sum(partial), w["mlp_norm"], w["gate_up"], w["down"])
             partial = self._sum(partial)
         last = slice(length - 1, None, length)
-        self.tokens.copy_(self.choose(residual[last].contiguous(), partial[last].contiguous()))
-        self.positions.fill_(length)
+        self.tokens[mine] = self.choose(residual[last].contiguous(), partial[last].contiguous())
 
 
 def capture(decoder: Decoder):
@@ -235,19 +246,21 @@ def capture(decoder: Decoder):
     return graph
 
 
-def run_once(decoder: Decoder, graph, prompts, output_len: int) -> tuple[float, float, list[float]]:
-    """Seconds of the prefill, of the whole run, and of each decode step."""
+def run_once(decoder: Decoder, graph, prompts, steps: int, past: int, options) -> tuple[float, float, list[float]]:
+    """Seconds of the prefill, of the whole run, and of each decode step; the first one has `past` tokens before it."""
     start = ranks.now(decoder.device)
-    decoder.prefill(prompts)
+    decoder.prefill(prompts, options.prefill_tokens)
     prefilled = ranks.now(decoder.device)
+    if past > prompts.shape[1]:
+        decoder.positions.fill_(past)  # whatever the cache holds there: it takes as long to read
     if graph is None:
         gaps = []
-        for _ in range(output_len - 1):
+        for _ in range(steps):
             before = time.perf_counter()
             decoder.step()
             gaps.append(time.perf_counter() - before)
         return prefilled - start, ranks.now(decoder.device) - start, gaps
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(output_len)]
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     marks[0].record()
     for mark in marks[1:]:
         graph.replay()
@@ -262,12 +275,16 @@ def measure(decoder: Decoder, batch: int, options, result: dict) -> None:
     random = torch.Generator(decoder.device).manual_seed(batch)
     prompts = torch.randint(decoder.config["vocab_size"], (batch, options.input_len), device=decoder.device,
                             generator=random)
-    decoder.prefill(prompts)
+    decoder.prefill(prompts, options.prefill_tokens)
     graph = capture(decoder) if decoder.device.type == "cuda" else None
     result["setup_s"] = ranks.now(decoder.device) - start
-    run_once(decoder, graph, prompts, min(options.output_len, 16))
-    runs = [run_once(decoder, graph, prompts, options.output_len) for _ in range(options.iterations)]
+    trial = run_once(decoder, graph, prompts, min(options.output_len, 16) - 1, options.input_len, options)
+    plan = ranks.runs_that_fit(options, decoder.device, trial[0], statistics.median(trial[2]))
+    runs = [run_once(decoder, graph, prompts, plan.steps, plan.past, options) for _ in range(max(1, plan.count))]
     result |= ranks.summary([gap for run in runs for gap in run[2]])
+    if plan.is_cut:
+        result |= ranks.of_cut_run(options, plan, runs[0][0], runs[0][2])
+        return
     result |= {"prefill_s": statistics.median(run[0] for run in runs),
                "end_to_end_s": statistics.median(run[1] for run in runs), "end_to_end_runs_s": [run[1] for run in runs]}
 
@@ -300,6 +317,7 @@ def work(rank: int, device, options) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ranks.add_arguments(parser)
+    parser.add_argument("--prefill-tokens", type=int, default=65536, help="of prompts that are computed in one pass")
     parser.add_argument("--max-autotune", action="store_true", help="let Triton's products compete; minutes more")
     ranks.run_ranks(work, parser.parse_args())
 

@@ -9,6 +9,10 @@ A decode step is the distance of two CUDA events at consecutive tokens, the medi
 to end are wall time from and to points at which the GPU is idle, the median over the runs. What is compiled before, and
 the first run after that, do not count. Batches that are not begun by --time-limit-s are left out, and the results say
 so.
+
+With --seconds-left a run that would not end in time is cut: the prefill is measured whole, and decode steps about the mean
+context of a whole run, behind prompts of that length. End to end is then worked out from them, and the results say so
+(end_to_end_is_extrapolated).
 """
 import argparse
 import json
@@ -133,9 +137,16 @@ def measure(model, batch: int, device, options, result: dict) -> None:
     random = torch.Generator(device).manual_seed(batch)
     prompts = torch.randint(model.config.vocab_size, (batch, options.input_len), device=device, generator=random)
     for _ in range(2):  # the first compiles, the second records graphs
-        run_once(model, cache, prompts, device, min(options.output_len, 8))
+        trial = run_once(model, cache, prompts, device, min(options.output_len, 8))
     result["setup_s"] = ranks.now(device) - start
-    runs = [run_once(model, cache, prompts, device, options.output_len) for _ in range(1 + options.iterations)][1:]
+    plan = ranks.runs_that_fit(options, device, trial[0], statistics.median(trial[2]), warm_ups=1)
+    if plan.is_cut:
+        longer = torch.randint(model.config.vocab_size, (batch, plan.past), device=device, generator=random)
+        gaps = run_once(model, cache, longer, device, plan.steps + 1)[2]
+        result |= ranks.summary(gaps) | ranks.of_cut_run(options, plan, trial[0], gaps)
+        return
+    runs = [run_once(model, cache, prompts, device, options.output_len) for _ in range(plan.warm_ups + plan.count)]
+    runs = runs[plan.warm_ups:]
     result |= ranks.summary([gap for run in runs for gap in run[2]])
     result |= {"prefill_s": statistics.median(run[0] for run in runs),
                "end_to_end_s": statistics.median(run[1] for run in runs), "end_to_end_runs_s": [run[1] for run in runs]}
