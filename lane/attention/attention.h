@@ -65,6 +65,13 @@ class AttentionState {
   virtual ~AttentionState() = default;
 };
 
+// What the new tokens' queries and keys go through before attention: a norm over each head (kernels::head_rms_norm()),
+// if there are gains [head_dim], then rotation by cos_sin [tokens, 2 f] (kernels::rope()).
+struct HeadTreatment {
+  TensorView query_gain, key_gain, cos_sin;
+  float eps = 0;
+};
+
 // Query token i of a sequence sits at position kv_length - num_new + i and sees keys at positions [0, itself], of
 // those only the last `window` if window > 0 (sliding-window attention; the token itself counts).
 class AttentionBackend {
@@ -94,6 +101,18 @@ class AttentionBackend {
   // not looked at, and their results are zeros.
   virtual void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
                    TensorView out, AttentionState* state, Stream& stream) const = 0;
+
+  // Of steps with one new token a sequence: run_treating() takes them as long as no kv_length is greater than this, and
+  // is expected to be faster than the kernels that it stands for.
+  virtual int64_t most_treated_kv(const AttentionShape&, int64_t /*num_seqs*/) const { return 0; }
+  bool treats_heads(const AttentionShape& shape, const AttentionBatch& batch) const {
+    return batch.max_query == 1 && batch.num_tokens == batch.num_seqs &&
+           batch.max_kv <= most_treated_kv(shape, batch.num_seqs);
+  }
+  // run() of queries and keys as they come out of the product, with what is done to them first. Results are those of
+  // run() after it, but for the order of sums.
+  virtual void run_treating(const HeadTreatment&, const AttentionShape&, const AttentionBatch&, TensorView /*qkv*/,
+                            int /*window*/, KvView, TensorView /*out*/, AttentionState*, Stream&) const {}
 };
 
 struct AttentionChoice {

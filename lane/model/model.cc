@@ -32,7 +32,8 @@ struct Pass {
   const AttentionBatch& batch;
   AttentionState* attention_state;
   Communicator& group;
-  bool fuses_norm;  // the group adds and norms in one kernel
+  bool fuses_norm;    // the group adds and norms in one kernel
+  bool treats_heads;  // attention norms and rotates the new tokens' heads itself
   Stream& stream;
   TensorView hidden;                 // [tokens, hidden_size] the residual stream
   TensorView normed, qkv, attended;  // inputs of the next product
@@ -58,14 +59,18 @@ void decoder_layer(const LayerWeights& w, int layer, KvView cache, const Buffer&
   const int64_t first_key = num_heads * head_dim;
 
   kernels::matmul(p.normed, w.qkv, w.qkv_bias.view(), p.qkv, p.stream);
-  if (p.config.qk_norm) {
-    kernels::head_rms_norm(p.qkv, 0, num_heads, w.q_norm.view(), eps, p.stream);
-    kernels::head_rms_norm(p.qkv, first_key, num_kv_heads, w.k_norm.view(), eps, p.stream);
-  }
-  kernels::rope(p.qkv, 0, num_heads + num_kv_heads, head_dim, p.cos_sin, p.stream);
-  {
+  const int window = p.config.windows[static_cast<size_t>(layer)];
+  if (p.treats_heads) {
     const TraceSpan span("attention", TraceKind::kAttention);
-    const int window = p.config.windows[static_cast<size_t>(layer)];
+    const HeadTreatment heads{w.q_norm.view(), w.k_norm.view(), p.cos_sin, eps};
+    p.attention.run_treating(heads, p.heads, p.batch, p.qkv, window, cache, p.attended, p.attention_state, p.stream);
+  } else {
+    if (p.config.qk_norm) {
+      kernels::head_rms_norm(p.qkv, 0, num_heads, w.q_norm.view(), eps, p.stream);
+      kernels::head_rms_norm(p.qkv, first_key, num_kv_heads, w.k_norm.view(), eps, p.stream);
+    }
+    kernels::rope(p.qkv, 0, num_heads + num_kv_heads, head_dim, p.cos_sin, p.stream);
+    const TraceSpan span("attention", TraceKind::kAttention);
     p.attention.run(p.heads, p.batch, p.qkv, window, cache, p.attended, p.attention_state, p.stream);
   }
   kernels::matmul(p.attended, w.out, w.out_bias.view(), p.partial, p.stream);
@@ -121,6 +126,7 @@ TensorView Model::forward(const ModelBatch& batch, std::span<const KvView> cache
          .attention_state = batch.attention_state,
          .group = *group_,
          .fuses_norm = group_->fuses_norm(view(w.partial)),
+         .treats_heads = attention_->treats_heads(attention_shape_, batch.attention),
          .stream = stream,
          .hidden = view(w.hidden),
          .normed = view(w.normed),

@@ -11,7 +11,8 @@ constexpr int64_t kDirectBlocks = 264;
 
 void direct_attention(const DirectArgs& args, DType type, const KernelLaunch& launch) {
   ensure(args.a.head_dim == 64 || args.a.head_dim == 128, "direct attention takes a head_dim of 64 or 128");
-  const Grid grid{std::min<int64_t>(direct_items(args.a), kDirectBlocks), 1, 1};
+  const int64_t items = int64_t{args.a.num_seqs} * args.a.num_kv_heads * args.a.grid_chunks;
+  const Grid grid{std::min(items, kDirectBlocks), 1, 1};
   with_half(type, [&](auto element) {
     using T = decltype(element);
     const auto run = [&](auto dim) {

@@ -94,8 +94,8 @@ __device__ inline bool find_item(const AttentionArgs& a, const Me& me, int item,
   const int index = work.owner / a.num_kv_heads;
   work.kv_head = work.owner - index * a.num_kv_heads;
   work.sequence = sequence_of(a, index);
-  // Blocks are looked up with the lists, as if the past began at 0 and had chunks of one step.
-  const int guess = work.chunk * kStepTokens, length = work.sequence.length, newest = length - 1;
+  // Blocks are looked up with the lists, as if the past began at 0 and were short.
+  const int guess = work.chunk * kDirectChunkTokens, length = work.sequence.length, newest = length - 1;
   work.places = tile_place(a, work, guess + me.lane * kTileTokens);
   if (work.sequence.num_tokens == 0) return false;
   if (length == 0) return work.chunk == 0;  // an empty place
@@ -393,7 +393,7 @@ __device__ inline void add_chunks(const AttentionArgs& a, const Me& me, const Di
   for (int i = me.thread(); i < group * (kDim / 4); i += Shape::kWarps * 32) {
     const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
     Pack<float, 4> out{};
-#pragma unroll 8
+#pragma unroll 4
     for (int chunk = 0; chunk < work.num_chunks; ++chunk) {
       const float* from = partial_row<kDim>(a, work, chunk, row) + kPartialHead + column;
       const auto part = load_fresh(reinterpret_cast<const Pack<float, 4>*>(from));
@@ -403,12 +403,13 @@ __device__ inline void add_chunks(const AttentionArgs& a, const Me& me, const Di
   }
 }
 
-// Item `item` of direct_items() (work.h), done by 256 threads, 0 to 255 of a block, that come and return together;
-// blocks share the items as they like. `memory`: kSharedBytes, at a multiple of 16; it is free for other things after
-// the next Team::sync(), which is a barrier of these threads. A barrier of the grid lies between what wrote qkv and
-// cos_sin and this, and between this and what reads out.
-template <class T, int kDim, class Team>
-__device__ inline void direct_item(const DirectArgs& d, int item, char* memory) {
+// Item `item` of a step: a chunk of a sequence and kv head, chunks outermost. Done by 256 threads, 0 to 255 of a block,
+// that come and return together; blocks share the items as they like. `memory`: kSharedBytes, at a multiple of 16; it
+// is free for other things after the next Team::sync(), which is a barrier of these threads. What wrote qkv is done
+// when wait_for_qkv() returns, which all threads call; the lists, cos_sin and the keys and values of earlier tokens are
+// there before. A barrier of the grid lies between this and what reads out.
+template <class T, int kDim, class Team, class Wait>
+__device__ inline void direct_item(const DirectArgs& d, int item, char* memory, Wait&& wait_for_qkv) {
   using Shape = DirectShape<T, kDim>;
   const AttentionArgs& a = d.a;
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(memory);
@@ -417,6 +418,7 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
   if (!find_item(a, me, item, work)) return;
   const int group = a.partial_rows;
   if (work.sequence.length == 0) {
+    wait_for_qkv();
     for (int i = me.thread(); i < group * (kDim / 4); i += Shape::kWarps * 32)
       store_row<T, kDim>(a, work, i / (kDim / 4), i % (kDim / 4) * 4, {});
     return;
@@ -424,16 +426,20 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
 
   if (me.thread() == 0) shared.work = work;
   const int num_heads = work.has_newest() ? group + 2 : group;
+  if (d.cos_sin != nullptr && me.warp == 0 && me.lane * 16 < 2 * d.pairs)
+    prefetch(d.cos_sin + int64_t{work.sequence.first_token} * 2 * d.pairs + me.lane * 16);
   StepTiles<T, kDim> tiles;
-  tiles.load(a, me, work, work.begin);
-#pragma unroll 1
-  for (int head = me.warp; head < num_heads; head += Shape::kWarps)
-    put_head<T, kDim>(d, me, work, head, shared.step.heads[head < group ? head : kDirectRows + head - group]);
-  Team::sync();
-
   DirectState state;
 #pragma unroll 1
-  for (int begin = work.begin;;) {
+  for (int begin = work.begin; begin < work.end; begin += kStepTokens) {
+    tiles.load(a, me, work, begin);
+    if (begin == work.begin) {
+      wait_for_qkv();
+#pragma unroll 1
+      for (int head = me.warp; head < num_heads; head += Shape::kWarps)
+        put_head<T, kDim>(d, me, work, head, shared.step.heads[head < group ? head : kDirectRows + head - group]);
+      Team::sync();
+    }
     const int half = (begin - work.begin) / kStepTokens % 2;
     if (begin < work.lowest || begin + kStepTokens > work.past_end) tiles.mend(me, work, begin, shared.step);
     float scores[4], highest[2];
@@ -441,8 +447,6 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory) 
     put_weights<T, kDim>(me, scores, highest, half, shared);
     Team::sync();
     take_step<T, kDim>(me, tiles, work.end - begin, half, scores, highest, shared, state);
-    if ((begin += kStepTokens) >= work.end) break;
-    tiles.load(a, me, work, begin);
   }
   if (shared.work.has_newest()) write_newest<T, kDim>(a, me, shared.work, shared.step);
   add_warps<T, kDim, Team>(a, me, shared.work, state, shared);
@@ -460,15 +464,27 @@ struct BlockTeam {
   __device__ static void sync() { sync_block(); }
 };
 
-// With the registers of the kernel that this is made for, whose blocks have a ninth warp: two such blocks on a
-// multiprocessor are 18 warps, 5 on one of its four parts, of 16,384 registers each: 96 a thread.
 template <class T, int kDim>
-__global__ void __launch_bounds__(DirectShape<T, kDim>::kWarps * 32 + 32, 2)
+__global__ void __launch_bounds__(DirectShape<T, kDim>::kWarps * 32, 2)
     direct_kernel(const __grid_constant__ DirectArgs d) {
-  wait_for_previous_kernel();
-  const int num_items = d.a.num_seqs * d.a.num_kv_heads * d.a.grid_chunks;
-  for (int item = block_index().x; item < num_items; item += grid_width())
-    direct_item<T, kDim, BlockTeam>(d, item, shared_memory());
+  let_next_kernel_start();
+  bool has_waited = !d.a.is_settled;
+  if (has_waited) wait_for_previous_kernel();
+  // Chunks that no sequence has are not even looked at.
+  const Me me = who_am_i();
+  int longest = 0;
+  for (int i = me.lane; i < d.a.num_seqs; i += 32) longest = d.a.kv_length[i] > longest ? d.a.kv_length[i] : longest;
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const int other = shuffle(longest, me.lane ^ mask);
+    longest = other > longest ? other : longest;
+  }
+  const int items = d.a.num_seqs * d.a.num_kv_heads * direct_chunks(longest, d.a.window);
+  for (int item = block_index().x; item < items; item += grid_width())
+    direct_item<T, kDim, BlockTeam>(d, item, shared_memory(), [&] {
+      if (!has_waited) wait_for_previous_kernel();
+      has_waited = true;
+    });
+  if (!has_waited) wait_for_previous_kernel();  // so that the end of this kernel is the end of all before it
 }
 
 }  // namespace lane::cuda::attention

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "lane/attention/cuda/device.h"
 #include "lane/attention/cuda/kernels.h"
 #include "lane/attention/cuda/split.h"
@@ -12,6 +14,7 @@ namespace {
 // Partial results of a long past and the counters of who brought one.
 class FlashState final : public AttentionState {
  public:
+  // For either of two kernels, one after the other.
   FlashState(const DecodeSpace& space, Device device)
       : partials_(DType::kF32, {1, 1, 1, space.partial_floats}, device),
         counters_(DType::kI32, {1, 1, 1, space.num_counters}, device),
@@ -57,8 +60,13 @@ class Flash final : public AttentionBackend {
 
   std::unique_ptr<AttentionState> make_state(const AttentionShape& shape, const AttentionLimits& limits, DType,
                                              Device device) const override {
-    return std::make_unique<FlashState>(decode_space(shape, limits.max_seqs, limits.max_query, limits.max_kv, 0),
-                                        device);
+    DecodeSpace space = decode_space(shape, limits.max_seqs, limits.max_query, limits.max_kv, 0);
+    if (takes_direct(shape)) {
+      const DecodeSpace direct = direct_space(shape, limits.max_seqs, limits.max_kv, 0);
+      space.partial_floats = std::max(space.partial_floats, direct.partial_floats);
+      space.num_counters = std::max(space.num_counters, direct.num_counters);
+    }
+    return std::make_unique<FlashState>(space, device);
   }
 
   void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
@@ -72,6 +80,29 @@ class Flash final : public AttentionBackend {
     if (steps.prefills) write_kv(args, shape.dtype, cache.keys.dtype, launch);
     if (steps.decodes) decode_attention(args, shape.dtype, launch);
     if (steps.prefills) prefill_attention(args, shape.dtype, launch);
+  }
+
+  // bench_attention_cuda on H200: one kernel that leaves nothing to others is ahead while a step is short, and reads a
+  // long past at 2.5 TB/s where FlashInfer's kernels reach 4: they meet at some 64 MiB of keys and values of a layer
+  // (head_dim 128), and where a sequence has more chunks than are added up at once.
+  int64_t most_treated_kv(const AttentionShape& shape, int64_t num_seqs) const override {
+    constexpr int64_t kMostOfHeads = 1 << 17, kMost = int64_t{kMostDirectChunks} * kDirectChunkTokens;
+    return takes_direct(shape) ? std::min(kMost, kMostOfHeads / (shape.num_kv_heads * num_seqs)) : 0;
+  }
+  void run_treating(const HeadTreatment& heads, const AttentionShape& shape, const AttentionBatch& batch,
+                    TensorView qkv, int window, KvView cache, TensorView out, AttentionState* state,
+                    Stream& stream) const override {
+    const auto* mine = dynamic_cast<const FlashState*>(state);
+    ensure(mine != nullptr, "flash attention runs with a state of its own");
+    if (batch.num_tokens == 0) return;
+    DirectArgs args{.a = args_of(shape, batch, qkv, window, cache, out),
+                    .cos_sin = heads.cos_sin.as<const float>(),
+                    .pairs = static_cast<int>(heads.cos_sin.cols() / 2),
+                    .query_gain = heads.query_gain.data,
+                    .key_gain = heads.key_gain.data,
+                    .eps = heads.eps};
+    mine->lend(direct_space(shape, batch.num_seqs, batch.max_kv, window), args.a);
+    direct_attention(args, shape.dtype, {.is_chained = mine->is_chained(), .stream = stream.native()});
   }
 };
 

@@ -44,24 +44,24 @@ constexpr int grid_chunks(int64_t max_kv, int64_t max_query, int window, int num
   return static_cast<int>(of_short > of_long ? of_short : of_long > 1 ? of_long : 1);
 }
 
-// The same for direct.cuh, whose blocks take kStepTokens at a time, a tile for each of 8 warps: chunks of one step, so
-// that a past of up to 4,096 tokens takes as long as its first 128 and many sequences spread evenly, and of more steps
-// where there would be more chunks than a warp has lanes to merge them.
-inline constexpr int kStepTokens = 8 * kTileTokens, kMostDirectChunks = 32;
+// The same for direct.cuh, whose blocks take kStepTokens at a time, a tile for each of 8 warps. A chunk has two steps at
+// least: another step costs a block less than adding up the results of two blocks. So a past of up to 8,192 tokens takes
+// little longer than its first 256, many sequences spread evenly, and a warp has a lane for each chunk to add.
+inline constexpr int kStepTokens = 8 * kTileTokens, kDirectChunkTokens = 2 * kStepTokens, kMostDirectChunks = 32;
 // Rows there, heads of a group, and the floats ahead of a row's partial output: highest score, sum, and two to align
 // it.
 inline constexpr int kDirectRows = 8, kPartialHead = 4;
 
 constexpr Split direct_split(int begin, int end) {
-  const int span = end - begin, most = kMostDirectChunks * kStepTokens;
-  const int chunk = (span + most - 1) / most * kStepTokens;
+  const int span = end - begin, most = kMostDirectChunks * kDirectChunkTokens;
+  const int chunk = (span + most - 1) / most * kDirectChunkTokens;
   return {chunk, (span + chunk - 1) / chunk};
 }
 constexpr int direct_chunks(int64_t max_kv, int window) {
   int64_t span = max_kv;
   if (window > 0 && window + kTileTokens < span) span = window + kTileTokens;
-  const int64_t steps = (span + kStepTokens - 1) / kStepTokens;
-  return static_cast<int>(steps < 1 ? 1 : steps < kMostDirectChunks ? steps : kMostDirectChunks);
+  const int64_t chunks = (span + kDirectChunkTokens - 1) / kDirectChunkTokens;
+  return static_cast<int>(chunks < 1 ? 1 : chunks < kMostDirectChunks ? chunks : kMostDirectChunks);
 }
 
 }  // namespace lane::cuda::attention

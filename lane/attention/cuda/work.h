@@ -26,10 +26,9 @@ struct DecodeSpace {
 };
 DecodeSpace decode_space(const AttentionShape& shape, int64_t num_seqs, int64_t max_query, int64_t max_kv, int window);
 
-// Of direct.cuh: whether it takes a shape of bfloat16 or float16, its work space, in which num_counters are zero before
-// the first step, and how many items a step has once args have the space's numbers.
+// Of direct.cuh: whether it takes a shape of bfloat16 or float16, and its work space, in which num_counters are zero
+// before the first step.
 bool takes_direct(const AttentionShape& shape);
 DecodeSpace direct_space(const AttentionShape& shape, int64_t num_seqs, int64_t max_kv, int window);
-constexpr int direct_items(const AttentionArgs& args) { return args.num_seqs * args.num_kv_heads * args.grid_chunks; }
 
 }  // namespace lane::cuda::attention

@@ -1,14 +1,14 @@
-// Data flow: the tensor memory accelerator brings W and x into a ring of stages in shared memory; eight warps take them
-// from there into the tensor cores, each a stage of its own, so that eight are under way at once. A stage is up to 64
-// rows of W by 64 inputs, or up to 32 by 128, and the same inputs of x.
+// Data flow: a block has a share of the rows of W, which it takes in tiles of up to 64, and its warps share the inputs.
+// Each warp has a ring of stages in shared memory, which it fills with W and x by asynchronous copies and takes to the
+// tensor cores, one after the other; a stage that was taken is asked for again at once, for what comes next. A stage is
+// a tile by 64 inputs, or by 128 if the tile has at most 32 rows, and the same inputs of x. At the end of a tile the
+// warps add up what they have.
 //
 // The floor: n k sizeof(T) bytes at the memory's read rate. Three things stand against it.
 // - Latency: a GPU needs about 4.5 MB of loads under way (4.5 TB/s times 1 us), 34 KB an SM. The ring holds more.
 // - Parts that have to be added up: blocks share no rows of W, and deal these out evenly by eights; inputs are shared
 //   by the warps of a block, who meet in shared memory.
 // - The time between kernels: W does not depend on the kernel before, so the ring is filled before that one ends.
-#include <cuda.h>
-
 #include <algorithm>
 #include <map>
 #include <mutex>
@@ -21,14 +21,16 @@
 namespace lane::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps;  // that multiply; one more warp fetches
-constexpr int kGroup = 8;                          // rows of W that stay together: a tile of the tensor cores
-constexpr int kGroups = 8;                         // in a box, at most
-constexpr int kChunk = 64;                         // inputs in a box, 128 bytes a row
+constexpr int kWarps = 8, kThreads = 32 * kWarps;
+constexpr int kGroup = 8;      // rows of W that stay together: a tile of the tensor cores
+constexpr int kMostSlots = 8;  // groups in a stage, gate's and up's
+constexpr int kChunk = 64;     // inputs of a box, 128 bytes a row
+constexpr int kMostBoxes = 2;  // side by side in a stage
 constexpr int kRowBytes = 2 * kChunk;
 constexpr int kGroupBytes = kGroup * kRowBytes;
-constexpr int kPartGroups = 2;                        // whose sums the warps exchange at a time
-constexpr int kPartPitch = kPartGroups * kGroup + 2;  // floats of a warp's part: even, rows in different banks
+constexpr int kSumRows = kThreads / (kMostSlots * kGroup);  // of x whose sums the warps exchange at a time
+constexpr int kPartPitch = kMostSlots * kGroup + 2;         // floats of a row of a warp: rows in different banks
+constexpr int kPartBytes = kWarps * kSumRows * kPartPitch * 4;
 
 // d += a b: a 16 rows of x by 16 inputs, b 16 inputs by 8 rows of W (PTX ISA, mma.m16n8k16).
 __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
@@ -54,38 +56,32 @@ __device__ __forceinline__ void load_tiles(uint32_t (&to)[4], uint32_t from) {
                : "r"(from));
 }
 
-// A barrier in shared memory that also counts bytes under way (PTX ISA, mbarrier).
-__device__ __forceinline__ void set_up_barrier(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+// 16 bytes from global to shared memory, around the first level of cache, or zeros (PTX ISA, cp.async).
+__device__ __forceinline__ void copy(uint32_t to, const void* from, bool exists) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0)
+               : "memory");
 }
-__device__ __forceinline__ void arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ __forceinline__ void arrive_expecting(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void wait_for_phase(uint32_t barrier, int parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::
-          "r"(barrier),
-      "r"(parity)
-      : "memory");
+__device__ __forceinline__ void end_group_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kOpen>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
 }
 
-// A box of a matrix to shared memory, reported to a barrier; zeros where it is outside.
-__device__ __forceinline__ void fetch(uint32_t to, const CUtensorMap& map, int input, int row, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
-          "r"(to),
-      "l"(&map), "r"(input), "r"(row), "r"(barrier)
-      : "memory");
-}
-
+// A product x [m, k] W [n, k]^T and how it is cut. Its result has 8 * groups rows (the last may not be there), of which
+// blocks have shares.
 struct Shape {
-  int64_t m, n, k;
-  int chunks;        // of inputs, a stage each
-  int groups;        // of rows of the result, shared among the blocks
-  int stage_groups;  // of them in a stage
+  const void *x, *w;
+  int m, n, k;
+  int chunks;       // of boxes * kChunk inputs: a multiple of the warps, those beyond k are zeros
+  int boxes;        // side by side in a stage
+  int groups;       // of rows of the result
+  int tile_groups;  // in a stage
+  int share;        // groups of a block; those of the first `more` blocks have one more
+  int more;
+  int is_gated;  // W has gate rows, then as many up rows: a stage has a tile of both
+
+  __host__ __device__ int slots() const { return is_gated != 0 ? 2 * tile_groups : tile_groups; }
+  __host__ __device__ int out_rows() const { return is_gated != 0 ? n / 2 : n; }
 };
 
 // Tiles of 16 bytes are permuted within a row of 128 bytes, so that the 8 rows which ldmatrix reads lie in different
@@ -94,169 +90,211 @@ __device__ __forceinline__ uint32_t place(int row, int piece) {
   return static_cast<uint32_t>(row * kRowBytes + ((piece ^ (row % 8)) * 16));
 }
 
-// kRowTiles: of 16 rows of x; 0 means at most 8 rows. kBoxes: side by side in a stage. Stages are a multiple of the
-// warps, so that each stage has a warp that waits for all its rounds: a barrier tells even rounds from odd ones only.
-template <class T, int kRowTiles, int kBoxes, bool kGated>
+// kRows: of x at most, 8 or 16.
+template <class Type, int kRows>
 struct Layout {
-  static constexpr int kTiles = kRowTiles == 0 ? 1 : kRowTiles, kXRows = kRowTiles == 0 ? 8 : 16 * kRowTiles;
-  static constexpr int kStages = kWarps, kMaxGroups = kGroups / kBoxes;  // of W in a box
-  static constexpr int kWBytes = kBoxes * kMaxGroups * kGroupBytes, kStageBytes = kWBytes + kBoxes * kXRows * kRowBytes;
-  static constexpr int kOutGroups = kGated ? kMaxGroups / 2 : kMaxGroups;  // of the result in a stage
-  static constexpr int kSumRows = kRowTiles == 0 ? 8 : 16;                 // of x that warps add up at a time
-  static constexpr int kPartBytes = kWarps * kSumRows * kPartPitch * static_cast<int>(sizeof(float));
-  static constexpr int kSharedBytes = kStages * kStageBytes + kPartBytes + 1024;  // the last for alignment
+  using T = Type;
+  static_assert(kRows == 8 || kRows == 16);
+  static constexpr bool kFewRows = kRows == 8;
+  static constexpr int kXRows = kRows;
+  static constexpr int kWBytes = kMostSlots * kGroupBytes, kStageBytes = kWBytes + kMostBoxes * kXRows * kRowBytes;
+  static constexpr int kDepth = 2;  // stages of a warp
+  static constexpr int kRingBytes = kWarps * kDepth * kStageBytes;
+  static constexpr int kSharedBytes = kRingBytes + kPartBytes + 1024;  // the last for alignment
 };
 
-template <class T, int kRowTiles, int kBoxes, bool kGated>
-__global__ void __launch_bounds__(kThreads + 32) __maxnreg__(kRowTiles == 2 ? 168 : 88)
-    skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
-                  const T* __restrict__ bias, T* __restrict__ out, Shape shape) {
-#if __CUDA_ARCH__ >= 900
-  using L = Layout<T, kRowTiles, kBoxes, kGated>;
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+// The groups of the result that are a block's.
+struct Share {
+  int first, end;
+
+  __device__ __forceinline__ Share(const Shape& shape, int block)
+      : first(block * shape.share + min(block, shape.more)), end(first + shape.share + (block < shape.more ? 1 : 0)) {}
+};
+
+// A warp's ring. All lanes call its functions together.
+template <class L>
+class Ring {
+ public:
+  // `stages`: the block's memory, at a multiple of 1024 as place() repeats every 1024.
+  __device__ explicit Ring(uint32_t stages) : stages_(stages + warp() * L::kDepth * L::kStageBytes) {}
+
+  static __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+  // What this warp asks for next of a product: tiles in turn, of each the chunks warp, warp + 8, ...
+  struct Cursor {
+    int group = 0, chunk = warp();  // first of the tile, counted from the block's first
+    __device__ __forceinline__ bool is_in(const Share& share) const { return share.first + group < share.end; }
+    __device__ __forceinline__ void advance(const Shape& shape) {
+      chunk += kWarps;
+      if (chunk >= shape.chunks) chunk = warp(), group += shape.tile_groups;
+    }
+  };
+
+  // Asks for W in a free stage; x is to come. Eight lanes bring a row of 128 bytes.
+  __device__ __forceinline__ void fetch_w(const Shape& shape, const Share& share, const Cursor& at) {
+    const int row = lane() / 8, piece = lane() % 8, first = share.first + at.group;
+    const int groups = min(shape.tile_groups, share.end - first), parts = shape.is_gated != 0 ? 2 : 1;
+    const int64_t pitch = int64_t{shape.k} * 2;
+    const uint32_t stage = stages_ + fetched_++ % L::kDepth * L::kStageBytes;
+    const uint32_t upper = place(row, piece), lower = place(row + 4, piece);
+#pragma unroll 1
+    for (int i = 0; i < shape.boxes * parts; ++i) {
+      const int input = (at.chunk * shape.boxes + i / parts) * kChunk + piece * 8;
+      const bool exists = input < shape.k;
+      int of = first * kGroup + row;  // row of the result
+      const char* from = static_cast<const char*>(shape.w) +
+                         (exists ? (of + i % parts * (shape.n / 2)) * pitch + int64_t{input} * 2 : 0);
+      uint32_t to = stage + i * shape.tile_groups * kGroupBytes;
+#pragma unroll 4
+      for (int group = 0; group < groups; ++group, of += kGroup, from += kGroup * pitch, to += kGroupBytes) {
+        copy(to + upper, from, exists && of < shape.out_rows());
+        copy(to + lower, from + 4 * pitch, exists && of + 4 < shape.out_rows());
+      }
+    }
+  }
+  // x for the stage that is used `ahead` from now. Rows that are not there stay what they were: they give sums that
+  // nobody looks at.
+  __device__ __forceinline__ void fetch_x(const Shape& shape, int chunk, int ahead) {
+    const int row = lane() / 8, piece = lane() % 8;
+    uint32_t to = stages_ + (used_ + ahead) % L::kDepth * L::kStageBytes + L::kWBytes;
+#pragma unroll 1
+    for (int box = 0; box < shape.boxes; ++box, to += L::kXRows * kRowBytes) {
+      const int input = (chunk * shape.boxes + box) * kChunk + piece * 8;
+      const bool exists = input < shape.k;
+      for (int of = row; of < shape.m; of += 4)
+        copy(to + place(of, piece),
+             static_cast<const char*>(shape.x) + (exists ? (int64_t{of} * shape.k + input) * 2 : 0), exists);
+    }
+  }
+  // Waits for the next stage and returns where it is.
+  __device__ __forceinline__ uint32_t wait() {
+    wait_for_copies<L::kDepth - 1>();
+    __syncwarp();
+    return stages_ + used_ % L::kDepth * L::kStageBytes;
+  }
+  // Gives it back.
+  __device__ __forceinline__ void release() {
+    __syncwarp();
+    ++used_;
+  }
+
+ private:
+  uint32_t stages_;
+  int fetched_ = 0, used_ = 0;
+};
+
+// sums += a stage's part of the product: sums[j] of slot j. Four slots at a time, in turns, so that a multiplication
+// need not wait for the one before; what a slot that is not there gives is not looked at.
+template <class L>
+__device__ __forceinline__ void multiply_stage(const Shape& shape, uint32_t stage, float (&sums)[kMostSlots][4]) {
+  constexpr int kSteps = kChunk / 16, kTurns = 4;
+  const int lane = Ring<L>::lane(), slots = shape.slots();
+  for (int box = 0; box < shape.boxes; ++box) {
+    const uint32_t w = stage + box * slots * kGroupBytes, x = stage + L::kWBytes + box * L::kXRows * kRowBytes;
+    uint32_t inputs[kSteps][4];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      // Rows 8 to 15 are not there if x has 8 at most: what is read in their place is put away again.
+      load_tiles(inputs[step], x + place(L::kFewRows ? lane % 8 : lane % 16, step * 2 + lane / 16));
+      if constexpr (L::kFewRows) inputs[step][1] = inputs[step][3] = 0;
+    }
+#pragma unroll
+    for (int first = 0; first < kMostSlots; first += kTurns) {
+      if (first >= slots) break;
+      uint32_t weights[kTurns][2][4];
+#pragma unroll
+      for (int j = 0; j < kTurns; ++j)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          load_tiles(weights[j][half], w + place((first + j) * kGroup + lane % 8, half * 4 + lane / 8));
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step)
+#pragma unroll
+        for (int j = 0; j < kTurns; ++j)
+          multiply(sums[first + j], inputs[step], weights[j][step / 2][step % 2 * 2],
+                   weights[j][step / 2][step % 2 * 2 + 1], typename L::T{});
+    }
+  }
+}
+
+// The warps' sums of a tile are added up in the order of the warps, kSumRows rows of x at a time, and written. Lane
+// 4 g + t has the sums of rows g and g + 8 with rows 2 t and 2 t + 1 of each slot.
+template <class L>
+__device__ __forceinline__ void finish_tile(const Shape& shape, int first_group, int end_group,
+                                            const float (&sums)[kMostSlots][4], const typename L::T* bias,
+                                            typename L::T* out, float* parts) {
+  constexpr int kColumns = kMostSlots * kGroup;
+  static_assert(kSumRows * kColumns == kThreads, "a thread for each sum");
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, slots = shape.slots();
+  const int row_here = thread / kColumns, column = thread % kColumns;
+  const int of = first_group * kGroup + column, out_rows = shape.out_rows();
+  float* const mine = parts + (thread / 32 * kSumRows + lane / 4 % kSumRows) * kPartPitch + lane % 4 * 2;
+  const auto total = [&](int from, int row_of_w) {
+    float sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) sum += parts[(warp * kSumRows + row_here) * kPartPitch + from];
+    return bias == nullptr ? sum : sum + to_float(bias[row_of_w]);
+  };
+#pragma unroll 1
+  for (int first_row = 0; first_row < shape.m; first_row += kSumRows) {
+    if (lane / 4 / kSumRows == first_row % 8 / kSumRows) {
+#pragma unroll
+      for (int j = 0; j < kMostSlots; ++j) {
+        const auto& sum = sums[j];
+        if (j < slots)
+          *reinterpret_cast<float2*>(mine + j * kGroup) =
+              first_row < 8 ? float2{sum[0], sum[1]} : float2{sum[2], sum[3]};
+      }
+    }
+    __syncthreads();
+    const int row = first_row + row_here;
+    if (row < shape.m && column < shape.tile_groups * kGroup && of < out_rows && of < end_group * kGroup) {
+      float result = total(column, of);
+      if (shape.is_gated != 0)
+        result = __fdividef(result, 1 + __expf(-result)) * total(shape.tile_groups * kGroup + column, out_rows + of);
+      out[int64_t{row} * out_rows + of] = from_float<typename L::T>(result);
+    }
+    __syncthreads();  // the parts may be overwritten
+  }
+}
+
+template <class L>
+__global__ void __launch_bounds__(kThreads)
+    skinny_kernel(const typename L::T* __restrict__ bias, typename L::T* __restrict__ out, const Shape shape) {
   let_next_start();
   extern __shared__ char dynamic[];
-  __shared__ uint64_t full[L::kStages], empty[L::kStages];
-  const auto address = [](const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); };
-  const uint32_t unaligned = address(dynamic), ring = (unaligned + 1023) / 1024 * 1024;  // place() repeats every 1024
-  auto* parts = reinterpret_cast<float*>(dynamic + (ring - unaligned) + L::kStages * L::kStageBytes);
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, chunks = shape.chunks;
-  const int first_group = static_cast<int>(int64_t{shape.groups} * blockIdx.x / gridDim.x);
-  const int end_group = static_cast<int>(int64_t{shape.groups} * (blockIdx.x + 1) / gridDim.x);
-  const int tiles = (end_group - first_group + shape.stage_groups - 1) / shape.stage_groups, count = tiles * chunks;
-
-  if (thread == 0) {
-    for (int i = 0; i < L::kStages; ++i) set_up_barrier(address(&full[i]), 1), set_up_barrier(address(&empty[i]), 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  __syncthreads();
-
-  if (warp == kWarps) {
-    if (lane > 0) return wait_for_previous();
-    const int box_bytes = shape.stage_groups * kGroupBytes;  // of W, or of gate, or of up
-    const int stage_bytes = kBoxes * ((kGated ? 2 : 1) * box_bytes + L::kXRows * kRowBytes);
-    int row = first_group * kGroup, chunk = 0;  // of what is fetched next
-    const auto next = [&] {
-      if (++chunk == chunks) chunk = 0, row += shape.stage_groups * kGroup;
-    };
-    const auto each_box = [&](auto&& take) {  // of W in a stage: take(where in the stage, first input, first row)
-      int at = 0;
-#pragma unroll
-      for (int box = 0; box < kBoxes; ++box) {
-        const int input = (chunk * kBoxes + box) * kChunk;
-        take(at, input, row), at += box_bytes;
-        if constexpr (kGated) take(at, input, static_cast<int>(shape.n / 2) + row), at += box_bytes;
-      }
-    };
-    const auto fetch_w = [&](int stage) {
-      const uint32_t barrier = address(&full[stage]), to = ring + stage * L::kStageBytes;
-      arrive_expecting(barrier, stage_bytes);
-      each_box([&](int at, int input, int of_row) { fetch(to + at, w, input, of_row, barrier); });
-    };
-    const auto fetch_x = [&](int stage, int of_chunk) {
-#pragma unroll
-      for (int box = 0; box < kBoxes; ++box)
-        fetch(ring + stage * L::kStageBytes + L::kWBytes + box * L::kXRows * kRowBytes, x,
-              (of_chunk * kBoxes + box) * kChunk, 0, address(&full[stage]));
-    };
-    // There are at least as many chunks as stages.
-    for (int i = 0; i < L::kStages; ++i, next()) fetch_w(i);
-    wait_for_previous();
-    for (int i = 0; i < L::kStages; ++i) fetch_x(i, i);
-    for (int i = L::kStages, stage = 0, round = 0; i < count; ++i, next()) {
-      wait_for_phase(address(&empty[stage]), round & 1);
-      fetch_w(stage);
-      fetch_x(stage, chunk);
-      if (++stage == L::kStages) stage = 0, ++round;
-    }
-    return;
-  }
-
+  const uint32_t unaligned = shared_address(dynamic), stages = (unaligned + 1023) / 1024 * 1024;
+  auto* parts = reinterpret_cast<float*>(dynamic + (stages - unaligned) + L::kRingBytes);
+  Ring<L> ring(stages);
+  const Share share(shape, static_cast<int>(blockIdx.x));
+  typename Ring<L>::Cursor of_w, of_x;
+  const auto fetch_w = [&] {
+    if (of_w.is_in(share)) ring.fetch_w(shape, share, of_w);
+    of_w.advance(shape);
+  };
+  const auto fetch_x = [&](int ahead) {
+    if (of_x.is_in(share)) ring.fetch_x(shape, of_x.chunk, ahead);
+    of_x.advance(shape);
+    end_group_of_copies();  // one for each stage, in their order
+  };
+  for (int i = 0; i < L::kDepth; ++i) fetch_w();
   wait_for_previous();
-  const auto sync_warps = [] { asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory"); };
-  const uint32_t from = ring + warp * L::kStageBytes;
-  int round = 0;
-  for (int tile = 0; tile < tiles; ++tile) {
-    const int group = first_group + tile * shape.stage_groups, here = min(shape.stage_groups, end_group - group);
-    float sums[L::kTiles][L::kMaxGroups][4] = {};
-    for (int chunk = warp; chunk < chunks; chunk += kWarps, ++round) {
-      wait_for_phase(address(&full[warp]), round & 1);
-#pragma unroll
-      for (int box = 0; box < kBoxes; ++box) {
-        const uint32_t box_of_w = from + box * (kGated ? 2 : 1) * shape.stage_groups * kGroupBytes,
-                       box_of_x = from + L::kWBytes + box * L::kXRows * kRowBytes;
-        uint32_t inputs[L::kTiles][kChunk / 16][4];
-#pragma unroll
-        for (int i = 0; i < L::kTiles; ++i)
-#pragma unroll
-          for (int step = 0; step < kChunk / 16; ++step) {
-            // Rows 8 to 15 of a tile are not there if x has 8 at most: what is read in their place is put away again.
-            const int row = kRowTiles == 0 ? lane % 8 : i * 16 + lane % 16;
-            load_tiles(inputs[i][step], box_of_x + place(row, step * 2 + lane / 16));
-            if constexpr (kRowTiles == 0) inputs[i][step][1] = inputs[i][step][3] = 0;
-          }
-#pragma unroll
-        for (int j = 0; j < L::kMaxGroups; ++j) {
-          if (j % L::kOutGroups >= here) continue;
-          const int in_box = j < L::kOutGroups ? j : shape.stage_groups + j - L::kOutGroups;
-          uint32_t weights[2][4];
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-            load_tiles(weights[half], box_of_w + place(in_box * kGroup + lane % 8, half * 4 + lane / 8));
-#pragma unroll
-          for (int i = 0; i < L::kTiles; ++i)
-#pragma unroll
-            for (int step = 0; step < kChunk / 16; ++step)
-              multiply(sums[i][j], inputs[i][step], weights[step / 2][step % 2 * 2],
-                       weights[step / 2][step % 2 * 2 + 1], T{});
-        }
-      }
-      __syncwarp();
-      if (lane == 0) arrive(address(&empty[warp]));
+  for (int i = 0; i < L::kDepth; ++i) fetch_x(i);
+  for (int group = share.first; group < share.end; group += shape.tile_groups) {
+    float sums[kMostSlots][4] = {};
+    for (int chunk = Ring<L>::warp(); chunk < shape.chunks; chunk += kWarps) {
+      multiply_stage<L>(shape, ring.wait(), sums);
+      ring.release();
+      fetch_w();
+      fetch_x(L::kDepth - 1);
     }
-
-    // The warps' parts are added up in the order of the warps, 16 rows of x and kPartGroups groups at a time: of a
-    // gated product one of gate and its up. Lane 4 g + t has the sums of rows g and g + 8 of x with rows 2t and 2t + 1
-    // of each group.
-    const auto meet = [&](const float(&first)[4], const float(&second)[4], int tile_of_x, int at_group) {
-      constexpr int kColumns = kGated ? kGroup : kPartGroups * kGroup;  // rows of the result
-      float* mine = parts + warp * L::kSumRows * kPartPitch + lane / 4 * kPartPitch + lane % 4 * 2;
-      *reinterpret_cast<float2*>(mine) = float2{first[0], first[1]};
-      *reinterpret_cast<float2*>(mine + kGroup) = float2{second[0], second[1]};
-      if constexpr (kRowTiles > 0) {
-        *reinterpret_cast<float2*>(mine + 8 * kPartPitch) = float2{first[2], first[3]};
-        *reinterpret_cast<float2*>(mine + 8 * kPartPitch + kGroup) = float2{second[2], second[3]};
-      }
-      sync_warps();
-      const int64_t out_rows = kGated ? shape.n / 2 : shape.n;
-      for (int at = thread; at < L::kSumRows * kColumns; at += kThreads) {
-        const int row_here = at / kColumns, column = at % kColumns;
-        const int64_t row = tile_of_x * 16 + row_here, of = int64_t{group + at_group} * kGroup + column;
-        if (row >= shape.m || of >= out_rows || of >= int64_t{group + here} * kGroup) continue;
-        const auto total = [&](int part, int64_t row_of_w) {
-          float sum = 0;
-#pragma unroll
-          for (int other = 0; other < kWarps; ++other)
-            sum += parts[(other * L::kSumRows + row_here) * kPartPitch + part];
-          return bias == nullptr ? sum : sum + to_float(bias[row_of_w]);
-        };
-        float result = total(column, of);
-        if constexpr (kGated) result = result / (1 + __expf(-result)) * total(kGroup + column, out_rows + of);
-        out[row * out_rows + of] = from_float<T>(result);
-      }
-      sync_warps();  // the parts may be overwritten
-    };
-#pragma unroll
-    for (int i = 0; i < L::kTiles; ++i)
-#pragma unroll
-      for (int j = 0; j < L::kOutGroups; j += kGated ? 1 : 2) {
-        if (j >= here) continue;
-        if constexpr (kGated)
-          meet(sums[i][j], sums[i][L::kOutGroups + j], i, j);
-        else
-          meet(sums[i][j], sums[i][j + 1], i, j);
-      }
+    finish_tile<L>(shape, group, min(group + shape.tile_groups, share.end), sums, bias, out, parts);
   }
-#endif
 }
 
 int num_multiprocessors(Device device) {
@@ -270,75 +308,47 @@ int num_multiprocessors(Device device) {
   return found->second;
 }
 
-// How the accelerator sees a row-major matrix [rows, k]: boxes of `box_rows` rows by kChunk inputs, permuted as place()
-// has it (CUDA driver API, cuTensorMapEncodeTiled).
-CUtensorMap map_of(const void* data, DType dtype, int64_t rows, int64_t k, int box_rows) {
-  static const auto encode = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found),
-          "looking for cuTensorMapEncodeTiled in the driver");
-    ensure(found == cudaDriverEntryPointSuccess, "a driver for sm_90 knows cuTensorMapEncodeTiled");
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
-  }();
-  CUtensorMap map;
-  const cuuint64_t extents[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)},
-                   pitch[] = {static_cast<cuuint64_t>(k * 2)};
-  const cuuint32_t box[] = {kChunk, static_cast<cuuint32_t>(box_rows)}, strides[] = {1, 1};
-  const CUresult result =
-      encode(&map, dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-             const_cast<void*>(data), extents, pitch, box, strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS)
-    throw Error(ErrorCode::kDevice, "describing a matrix of " + std::to_string(rows) + " x " + std::to_string(k) +
-                                        " to the GPU failed with CUDA error " + std::to_string(result));
-  return map;
-}
-
-struct Operands {
-  const void *x, *w, *bias;
-  void* out;
-  DType dtype;
-  Shape shape;
-};
-
-template <class T, int kRowTiles, int kBoxes, bool kGated>
-void start(Operands of, int blocks, Stream& stream) {
-  using L = Layout<T, kRowTiles, kBoxes, kGated>;
-  const auto kernel = skinny_kernel<T, kRowTiles, kBoxes, kGated>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes),
-        "taking more shared memory for a product");
-  // As many chunks for each warp: those beyond the end of k are zeros.
-  constexpr int64_t kRound = int64_t{kWarps} * kBoxes * kChunk;
-  of.shape.chunks = static_cast<int>((of.shape.k + kRound - 1) / kRound) * kWarps;
-  launch(kernel,
-         {.blocks = static_cast<unsigned>(blocks), .threads = kThreads + 32, .shared_bytes = size_t{L::kSharedBytes}},
-         stream, "matmul of few rows", map_of(of.x, of.dtype, of.shape.m, of.shape.k, L::kXRows),
-         map_of(of.w, of.dtype, of.shape.n, of.shape.k, of.shape.stage_groups * kGroup), static_cast<const T*>(of.bias),
-         static_cast<T*>(of.out), of.shape);
-}
-
 constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
 
-template <class T, bool kGated>
-void start_for(Operands of, const SkinnyCut& cut, Stream& stream) {
-  // As few groups of rows as some block must have, a whole number of stages if they are more than one; then as few
-  // blocks as have no more.
-  const int groups = of.shape.groups, most = num_multiprocessors(stream.device()) * cut.blocks_per_sm;
-  const int in_stage = kGated ? kGroups / 2 : kGroups, least = divide_up(groups, most);
-  of.shape.stage_groups = std::min(least, in_stage);
-  const int blocks = divide_up(groups, divide_up(least, of.shape.stage_groups) * of.shape.stage_groups);
-  const auto with_rows = [&](auto row_tiles) {
-    constexpr int kRowTiles = decltype(row_tiles)::value;
-    if (of.shape.stage_groups * 2 <= in_stage) return start<T, kRowTiles, 2, kGated>(of, blocks, stream);
-    start<T, kRowTiles, 1, kGated>(of, blocks, stream);
-  };
-  if (of.shape.m <= 8) return with_rows(std::integral_constant<int, 0>());
-  if (of.shape.m <= 16) return with_rows(std::integral_constant<int, 1>());
-  with_rows(std::integral_constant<int, 2>());
+struct Operands {
+  const void* bias;
+  void* out;
+};
+
+template <class L>
+void start(const Shape& shape, int blocks, const Operands& of, Stream& stream) {
+  const auto kernel = skinny_kernel<L>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes),
+        "taking more shared memory for a product");
+  using T = typename L::T;
+  launch(kernel,
+         {.blocks = static_cast<unsigned>(blocks), .threads = kThreads, .shared_bytes = size_t{L::kSharedBytes}},
+         stream, "matmul of few rows", static_cast<const T*>(of.bias), static_cast<T*>(of.out), shape);
+}
+
+template <class T>
+void start_for(const Shape& shape, int blocks, const Operands& of, Stream& stream) {
+  shape.m <= 8 ? start<Layout<T, 8>>(shape, blocks, of, stream) : start<Layout<T, 16>>(shape, blocks, of, stream);
 }
 
 bool is_aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
+
+Shape cut_product(const TensorView& x, const kernels::impl::DeviceMatrix& weight, bool gated, int most_blocks,
+                  int* blocks) {
+  Shape shape{};
+  shape.x = x.data, shape.w = weight.data;
+  shape.m = static_cast<int>(x.rows()), shape.n = static_cast<int>(weight.n), shape.k = static_cast<int>(weight.k);
+  shape.is_gated = gated ? 1 : 0;
+  shape.groups = divide_up(shape.out_rows(), kGroup);
+  // As few groups as some block must have; then as few blocks as have no more.
+  const int share = divide_up(shape.groups, most_blocks);
+  *blocks = divide_up(shape.groups, share);
+  shape.share = shape.groups / *blocks, shape.more = shape.groups % *blocks;
+  shape.tile_groups = std::min(share, gated ? kMostSlots / 2 : kMostSlots);
+  shape.boxes = shape.slots() * 2 <= kMostSlots ? kMostBoxes : 1;
+  shape.chunks = divide_up(shape.k, kWarps * shape.boxes * kChunk) * kWarps;
+  return shape;
+}
 
 }  // namespace
 
@@ -352,23 +362,11 @@ bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, c
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,
                    const SkinnyCut& cut, Stream& stream) {
   ensure(is_skinny(x, weight, bias, out), "the product is one for this kernel");
-  const int64_t rows = gated ? weight.n / 2 : weight.n;
-  const Operands of{.x = x.data,
-                    .w = weight.data,
-                    .bias = bias.data,
-                    .out = out.data,
-                    .dtype = weight.dtype,
-                    .shape = {.m = x.rows(),
-                              .n = weight.n,
-                              .k = weight.k,
-                              .chunks = 0,
-                              .groups = static_cast<int>((rows + kGroup - 1) / kGroup),
-                              .stage_groups = 0}};
-  const auto run_type = [&](auto type) {
-    using T = decltype(type);
-    gated ? start_for<T, true>(of, cut, stream) : start_for<T, false>(of, cut, stream);
-  };
-  weight.dtype == DType::kBF16 ? run_type(__nv_bfloat16()) : run_type(__half());
+  int blocks = 0;
+  const Shape shape = cut_product(x, weight, gated, num_multiprocessors(stream.device()), &blocks);
+  const Operands of{bias.data, out.data};
+  weight.dtype == DType::kBF16 ? start_for<__nv_bfloat16>(shape, blocks, of, stream)
+                               : start_for<__half>(shape, blocks, of, stream);
 }
 
 }  // namespace lane::cuda

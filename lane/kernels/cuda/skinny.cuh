@@ -11,7 +11,7 @@ struct SkinnyCut {
   bool operator==(const SkinnyCut&) const = default;
 };
 
-inline constexpr int64_t kSkinnyRows = 32;  // of x, at most
+inline constexpr int64_t kSkinnyRows = 16;  // of x, at most
 
 // Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers,
 // a GPU of sm_90 or newer (it needs the tensor memory accelerator); others take cuBLASLt.

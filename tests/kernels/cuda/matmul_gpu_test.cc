@@ -81,7 +81,7 @@ TEST_P(GpuMatmul, IsRightForAllShapes) {
 TEST_P(GpuMatmul, FewRowsAreRightForAllCuts) {
   if (GetParam() == DType::kF32) GTEST_SKIP() << "for 16-bit weights";
   for (const auto& [n, k] : {std::pair<int64_t, int64_t>{48, 64}, {131, 1040}, {256, 2056}, {4096, 1032}, {9096, 520}})
-    for (const int64_t m : {1, 3, 8, 9, 16, 25, 32}) {
+    for (const int64_t m : {1, 3, 4, 8, 9, 12, 16}) {
       const Product product(GetParam(), m, n, k, stream_);
       for (const cuda::SkinnyCut& cut : kCuts) {
         const GpuMatrix out(m, n, GetParam(), stream_);
@@ -134,7 +134,7 @@ TEST_P(GpuMatmul, FewRowsAreRepeatable) {
   };
   const std::vector<float> wanted = rows_from(0, kMost);
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(same_bits(rows_from(0, kMost), wanted, kMost * 512));
-  for (const int64_t rows : {1, 5, 8, 9, 16, 17, 31}) {
+  for (const int64_t rows : {1, 5, 8, 9, 15}) {
     const int64_t first = kMost - rows;
     ASSERT_EQ(std::memcmp(rows_from(first, rows).data(), wanted.data() + first * 512,
                           static_cast<size_t>(rows) * 512 * sizeof(float)),

@@ -155,7 +155,7 @@ class Flashinfer final : public AttentionBackend {
 
   void plan(const AttentionShape& shape, const AttentionBatch& batch, const HostBatch& host, AttentionState* state,
             Stream& stream) const override {
-    if (batch.num_tokens > 0) own(state).plan(shape, batch, host, stream);
+    if (batch.num_tokens > 0 && !treats_heads(shape, batch)) own(state).plan(shape, batch, host, stream);
   }
 
   void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
@@ -167,6 +167,15 @@ class Flashinfer final : public AttentionBackend {
     const AttentionArgs args = args_of(shape, batch, qkv, 0, cache, out);
     write_kv(args, shape.dtype, cache.keys.dtype, {.is_chained = mine.is_chained(), .stream = stream.native()});
     mine.run(shape, batch, args, stream);
+  }
+
+  int64_t most_treated_kv(const AttentionShape& shape, int64_t num_seqs) const override {
+    return cuda_flash_attention().most_treated_kv(shape, num_seqs);
+  }
+  void run_treating(const HeadTreatment& heads, const AttentionShape& shape, const AttentionBatch& batch,
+                    TensorView qkv, int window, KvView cache, TensorView out, AttentionState* state,
+                    Stream& stream) const override {
+    cuda_flash_attention().run_treating(heads, shape, batch, qkv, window, cache, out, own(state).windowed(), stream);
   }
 
  private:

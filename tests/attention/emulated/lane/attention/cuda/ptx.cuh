@@ -184,6 +184,7 @@ void wait_for_copies() {
 }
 
 // Of a size and at a multiple of it.
+inline void prefetch(const void*) {}
 template <class T>
 T load_fresh(const T* from) {
   emulator::check_aligned(from, sizeof(T));
