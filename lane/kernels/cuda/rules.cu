@@ -15,8 +15,8 @@ using kernels::RuleRow;
 constexpr int kThreads = 512;
 constexpr int kMostCluster = 8;  // what every GPU of sm_90 and newer can place
 constexpr int kWays = 8;         // parts that a search cuts its interval into at a time
-constexpr int kSorted = 1024;    // places to sort the most likely tokens in
-static_assert(kernels::kMostTop <= kSorted);
+constexpr int kListed = 1024;    // ranks that a block takes to itself, to go on alone
+static_assert(kernels::kMostTop <= kListed);
 
 struct Sum {
   template <class T>
@@ -31,16 +31,25 @@ struct Largest {
   }
 };
 
-// The threads that share a row.
+// The threads that share a row: those of a cluster, or one of its blocks alone.
 class Team {
  public:
-  __device__ bool leads() const { return cluster_.block_rank() == 0; }
-  __device__ int64_t first() const { return static_cast<int64_t>(cluster_.block_rank()) * kThreads + threadIdx.x; }
-  __device__ int64_t stride() const { return static_cast<int64_t>(cluster_.num_blocks()) * kThreads; }
-  __device__ void sync() const { cluster_.sync(); }
+  __device__ explicit Team(bool is_block = false) : blocks_(is_block ? 1 : static_cast<int>(cluster_.num_blocks())) {}
+
+  __device__ bool leads() const { return blocks_ == 1 || cluster_.block_rank() == 0; }
+  __device__ int64_t first() const {
+    return (blocks_ == 1 ? 0 : cluster_.block_rank()) * int64_t{kThreads} + threadIdx.x;
+  }
+  __device__ int64_t stride() const { return int64_t{blocks_} * kThreads; }
+  __device__ void sync() const {
+    if (blocks_ == 1)
+      __syncthreads();
+    else
+      cluster_.sync();
+  }
   template <class T>
   __device__ T* at_leader(T* shared) const {
-    return cluster_.map_shared_rank(shared, 0);
+    return blocks_ == 1 ? shared : cluster_.map_shared_rank(shared, 0);
   }
 
   // Each value becomes that of all threads together, combined in a fixed order: the same bits on all of them.
@@ -59,16 +68,19 @@ class Team {
     __syncthreads();
     // Calls take turns with of_blocks, so that nobody writes there before the slowest has read it.
     T(&parts)[n][kMostCluster] = of_blocks[turn_];
-    const int blocks = static_cast<int>(cluster_.num_blocks()), self = static_cast<int>(threadIdx.x);
-    if (self < n * blocks) {
-      T total = of_warps[self / blocks][0];
-      for (int warp = 1; warp < kThreads / 32; ++warp) total = combine(total, of_warps[self / blocks][warp]);
-      *cluster_.map_shared_rank(&parts[self / blocks][cluster_.block_rank()], self % blocks) = total;
+    const int self = static_cast<int>(threadIdx.x);
+    if (self < n * blocks_) {
+      T total = of_warps[self / blocks_][0];
+      for (int warp = 1; warp < kThreads / 32; ++warp) total = combine(total, of_warps[self / blocks_][warp]);
+      if (blocks_ == 1)
+        parts[self][0] = total;
+      else
+        *cluster_.map_shared_rank(&parts[self / blocks_][cluster_.block_rank()], self % blocks_) = total;
     }
-    cluster_.sync();
+    sync();
     if (self < n) {
       T total = parts[self][0];
-      for (int block = 1; block < blocks; ++block) total = combine(total, parts[self][block]);
+      for (int block = 1; block < blocks_; ++block) total = combine(total, parts[self][block]);
       of_all[self] = total;
     }
     __syncthreads();
@@ -85,7 +97,7 @@ class Team {
 
  private:
   Cluster cluster_ = this_cluster();
-  int turn_ = 0;
+  int blocks_, turn_ = 0;
 };
 
 // Numbers whose order is that of the floats; both zeros are one.
@@ -138,80 +150,120 @@ struct Row {
   __device__ uint64_t least_possible() const { return least_rank(key_of(-INFINITY) + 1); }
 };
 
+// Where a rank is searched: in [low, high], with so much of mass beyond.
+struct Interval {
+  uint64_t low, high, above = 0;
+};
+
+// One turn of a search. each_rank(visit) is for the ranks of a thread, mass(logit) an integer. Returns how many ranks
+// were in the interval, without `low`.
+template <class T, class EachRank, class Mass>
+__device__ uint64_t narrow(Team& team, const Row<T>& row, Interval& in, uint64_t target, EachRank each_rank,
+                           Mass mass) {
+  const uint64_t part = (in.high - in.low) / kWays + 1;
+  uint64_t sums[kWays] = {};  // the count; the mass from the beginning of part i to `high`
+  each_rank([&](uint64_t rank) {
+    if (rank <= in.low || rank > in.high) return;
+    const uint64_t more = mass(row.logit_of(rank));
+    ++sums[0];
+#pragma unroll
+    for (int i = 1; i < kWays; ++i)
+      if (rank >= in.low + static_cast<uint64_t>(i) * part) sums[i] += more;
+  });
+  team.combine(sums, Sum());
+  uint64_t found = 0, beyond = 0;  // the part that it is in, and the mass of those above that
+#pragma unroll
+  for (int i = 1; i < kWays; ++i) {
+    if (in.above + sums[i] >= target)
+      found = static_cast<uint64_t>(i);
+    else if (found == static_cast<uint64_t>(i - 1))
+      beyond = sums[i];
+  }
+  in.low += found * part;
+  if (in.high - in.low >= part) in.high = in.low + part - 1;
+  in.above += beyond;
+  return sums[0];
+}
+
+// The ranks of an interval in the memory of the leading block, which are at most kListed, in no order.
+struct List {
+  uint64_t* ranks;  // of that block
+  int count;
+};
+template <class EachRank>
+__device__ List gather(Team& team, uint64_t low, uint64_t high, EachRank each_rank) {
+  __shared__ uint64_t ranks[kListed];
+  __shared__ int count;
+  if (threadIdx.x == 0) count = 0;
+  team.sync();
+  int* const to_count = team.at_leader(&count);
+  uint64_t* const to_ranks = team.at_leader(ranks);
+  each_rank([&](uint64_t rank) {
+    if (rank >= low && rank <= high) to_ranks[atomicAdd(to_count, 1)] = rank;
+  });
+  team.sync();
+  return {ranks, count};
+}
+
 // The largest rank such that the tokens from it up to `high` have `target` of mass together; `low` if all from there do
-// not. value(token) is its logit, mass(logit) an integer.
+// not. value(token) is its logit.
 template <class T, class Value, class Mass>
 __device__ uint64_t search(Team& team, const Row<T>& row, uint64_t low, uint64_t high, uint64_t target, Value value,
                            Mass mass) {
-  uint64_t above = 0;  // mass beyond `high`
-  while (low < high) {
-    const uint64_t part = (high - low) / kWays + 1;
-    uint64_t masses[kWays - 1] = {};  // from the beginning of part i + 1 to `high`
-    for (int64_t token = team.first(); token < row.width; token += team.stride()) {
-      const float logit = value(token);
-      const uint64_t rank = row.rank(logit, token);
-      if (rank <= low || rank > high) continue;
-      const uint64_t more = mass(logit);
-#pragma unroll
-      for (int i = 0; i < kWays - 1; ++i)
-        if (rank >= low + static_cast<uint64_t>(i + 1) * part) masses[i] += more;
-    }
-    team.combine(masses, Sum());
-    uint64_t in = 0, beyond = 0;  // the part that it is in, and the mass of those above it
-#pragma unroll
-    for (int i = 0; i < kWays - 1; ++i) {
-      if (above + masses[i] >= target)
-        in = static_cast<uint64_t>(i + 1);
-      else if (in == static_cast<uint64_t>(i))
-        beyond = masses[i];
-    }
-    low += in * part;
-    if (high - low >= part) high = low + part - 1;
-    above += beyond;
+  const auto each_rank = [&](auto visit) {
+    for (int64_t token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
+  };
+  Interval in{low, high};
+  uint64_t num_inside = kListed + 1;
+  while (in.low < in.high && num_inside > kListed) num_inside = narrow(team, row, in, target, each_rank, mass);
+  if (in.low == in.high) return in.low;
+  const List list = gather(team, in.low + 1, in.high, each_rank);
+  if (team.leads()) {  // the others wait at the next call of combined()
+    Team block(true);
+    const auto each_listed = [&](auto visit) {
+      for (int i = static_cast<int>(threadIdx.x); i < list.count; i += kThreads) visit(list.ranks[i]);
+    };
+    while (in.low < in.high) narrow(block, row, in, target, each_listed, mass);
   }
-  return low;
+  return team.combined(team.leads() ? in.low : 0, Largest());
+}
+
+// Bitonic sort (Batcher 1968) by one block, descending.
+__device__ void sort(const List& list) {
+  for (int i = list.count + static_cast<int>(threadIdx.x); i < kListed; i += kThreads) list.ranks[i] = 0;
+  for (int size = 2; size <= kListed; size *= 2)
+    for (int distance = size / 2; distance > 0; distance /= 2) {
+      __syncthreads();
+      for (int pair = static_cast<int>(threadIdx.x); pair < kListed / 2; pair += kThreads) {
+        const int i = pair / distance * 2 * distance + pair % distance, j = i + distance;
+        const uint64_t a = list.ranks[i], b = list.ranks[j];
+        if ((a < b) == ((i & size) == 0)) list.ranks[i] = b, list.ranks[j] = a;
+      }
+    }
+  __syncthreads();
 }
 
 // The log of the sum of exp(logit), and the most likely tokens in their order, of the logits as they come.
 template <class T>
 __device__ double raw_logprobs(Team& team, const Row<T>& row, uint64_t best, uint64_t num_possible) {
-  __shared__ uint64_t ranks[kSorted];
-  __shared__ int num_ranks;
+  const auto value = [&](int64_t token) { return row.raw(token); };
   const float max = row.logit_of(best);
   double sum = 0;
   for (int64_t token = team.first(); token < row.width; token += team.stride())
     sum += exp(static_cast<double>(row.raw(token)) - max);
-  if (threadIdx.x == 0) num_ranks = 0;
   const double log_sum = max + log(team.combined(sum, Sum()));
-  const uint64_t wanted = row.rule.num_top;
-  const auto count = static_cast<int>(wanted < num_possible ? wanted : num_possible);
-  if (count > 0) {
-    const auto value = [&](int64_t token) { return row.raw(token); };
-    const uint64_t last =
-        search(team, row, row.least_possible(), best, count, value, [](float) { return uint64_t{1}; });
-    int* const to_count = team.at_leader(&num_ranks);
-    uint64_t* const to_ranks = team.at_leader(ranks);
-    for (int64_t token = team.first(); token < row.width; token += team.stride())
-      if (const uint64_t rank = row.rank(row.raw(token), token); rank >= last) to_ranks[atomicAdd(to_count, 1)] = rank;
-    team.sync();
-  }
-  if (!team.leads()) return log_sum;
-  if (threadIdx.x == 0) row.rule.logprobs->count = count;
+  const uint64_t wanted = row.rule.num_top, count = wanted < num_possible ? wanted : num_possible;
+  if (team.leads() && threadIdx.x == 0) row.rule.logprobs->count = static_cast<int32_t>(count);
   if (count == 0) return log_sum;
-  for (int i = count + static_cast<int>(threadIdx.x); i < kSorted; i += kThreads) ranks[i] = 0;
-  // Bitonic sort (Batcher 1968), descending.
-  for (int size = 2; size <= kSorted; size *= 2)
-    for (int distance = size / 2; distance > 0; distance /= 2) {
-      __syncthreads();
-      for (int pair = static_cast<int>(threadIdx.x); pair < kSorted / 2; pair += kThreads) {
-        const int i = pair / distance * 2 * distance + pair % distance, j = i + distance;
-        const uint64_t a = ranks[i], b = ranks[j];
-        if ((a < b) == ((i & size) == 0)) ranks[i] = b, ranks[j] = a;
-      }
-    }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
-    row.rule.logprobs->top[i] = {row.token_of(ranks[i]), static_cast<float>(row.logit_of(ranks[i]) - log_sum)};
+  const uint64_t last = search(team, row, row.least_possible(), best, count, value, [](float) { return uint64_t{1}; });
+  const List list = gather(team, last, best, [&](auto visit) {
+    for (int64_t token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
+  });
+  if (!team.leads()) return log_sum;
+  sort(list);
+  for (int i = static_cast<int>(threadIdx.x); i < list.count; i += kThreads)
+    row.rule.logprobs->top[i] = {row.token_of(list.ranks[i]),
+                                 static_cast<float>(row.logit_of(list.ranks[i]) - log_sum)};
   return log_sum;
 }
 
