@@ -64,6 +64,7 @@ fi
 # GPU, where no rank waits for another. The engine's own kernels are in the cases that stay; what is left out are cuBLAS'
 # products and a vocabulary of 128256.
 kernel_cases='-*IsRightForAllShapes*:Draw.ChoosesWhatTheRuleChooses*'
+sampler_cases='*CountsTokens*/0:*Nonsense*/0'
 fixture_cases='*Greedy*/llama31:*Bfloat16*/qwen25'
 
 sanitize() {  # tool, name, command
@@ -86,6 +87,7 @@ if wants sanitizer; then
       case $test in
         *_sanitizer_gpu) sanitize $tool collectives "$test" ;;
         *_kernels_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool kernels "$test" --gtest_filter="$kernel_cases" ;;
+        *_device_sampler_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool sampler "$test" --gtest_filter="$sampler_cases" ;;
         *_fixtures_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool fixtures "$test" --gtest_filter="$fixture_cases" ;;
       esac
     done

@@ -17,7 +17,7 @@ struct SamplingRow {
   const SamplingParams* params;
   std::span<const int32_t> tokens;  // prompt, then output so far
   int64_t num_prompt;
-  std::span<const int32_t> banned = {};  // tokens that must not be chosen now
+  std::span<const int32_t> banned = {};  // tokens that must not be chosen now: of a sequence always the same, or none
   int64_t sequence = -1;                 // its number, which no other sequence gets: devices keep what they know of it
 };
 

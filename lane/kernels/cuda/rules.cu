@@ -185,24 +185,27 @@ __device__ uint64_t narrow(Team& team, const Row<T>& row, Interval& in, uint64_t
   return sums[0];
 }
 
-// The ranks of an interval in the memory of the leading block, which are at most kListed, in no order.
+// Ranks in the memory of a block, in no order.
 struct List {
-  uint64_t* ranks;  // of that block
+  uint64_t ranks[kListed];
   int count;
 };
+__device__ List& list_of_block() {
+  __shared__ List list;
+  return list;
+}
+
+// Brings the ranks of [low, high], which are at most kListed, to the leading block.
 template <class EachRank>
-__device__ List gather(Team& team, uint64_t low, uint64_t high, EachRank each_rank) {
-  __shared__ uint64_t ranks[kListed];
-  __shared__ int count;
-  if (threadIdx.x == 0) count = 0;
+__device__ void gather(Team& team, uint64_t low, uint64_t high, EachRank each_rank) {
+  List& list = list_of_block();
+  if (threadIdx.x == 0) list.count = 0;
   team.sync();
-  int* const to_count = team.at_leader(&count);
-  uint64_t* const to_ranks = team.at_leader(ranks);
+  List* const to = team.at_leader(&list);
   each_rank([&](uint64_t rank) {
-    if (rank >= low && rank <= high) to_ranks[atomicAdd(to_count, 1)] = rank;
+    if (rank >= low && rank <= high) to->ranks[atomicAdd(&to->count, 1)] = rank;
   });
   team.sync();
-  return {ranks, count};
 }
 
 // The largest rank such that the tokens from it up to `high` have `target` of mass together; `low` if all from there do
@@ -217,9 +220,10 @@ __device__ uint64_t search(Team& team, const Row<T>& row, uint64_t low, uint64_t
   uint64_t num_inside = kListed + 1;
   while (in.low < in.high && num_inside > kListed) num_inside = narrow(team, row, in, target, each_rank, mass);
   if (in.low == in.high) return in.low;
-  const List list = gather(team, in.low + 1, in.high, each_rank);
+  gather(team, in.low + 1, in.high, each_rank);
   if (team.leads()) {  // the others wait at the next call of combined()
     Team block(true);
+    const List& list = list_of_block();
     const auto each_listed = [&](auto visit) {
       for (int i = static_cast<int>(threadIdx.x); i < list.count; i += kThreads) visit(list.ranks[i]);
     };
@@ -229,7 +233,7 @@ __device__ uint64_t search(Team& team, const Row<T>& row, uint64_t low, uint64_t
 }
 
 // Bitonic sort (Batcher 1968) by one block, descending.
-__device__ void sort(const List& list) {
+__device__ void sort(List& list) {
   for (int i = list.count + static_cast<int>(threadIdx.x); i < kListed; i += kThreads) list.ranks[i] = 0;
   for (int size = 2; size <= kListed; size *= 2)
     for (int distance = size / 2; distance > 0; distance /= 2) {
@@ -256,10 +260,11 @@ __device__ double raw_logprobs(Team& team, const Row<T>& row, uint64_t best, uin
   if (team.leads() && threadIdx.x == 0) row.rule.logprobs->count = static_cast<int32_t>(count);
   if (count == 0) return log_sum;
   const uint64_t last = search(team, row, row.least_possible(), best, count, value, [](float) { return uint64_t{1}; });
-  const List list = gather(team, last, best, [&](auto visit) {
+  gather(team, last, best, [&](auto visit) {
     for (int64_t token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
   });
   if (!team.leads()) return log_sum;
+  List& list = list_of_block();
   sort(list);
   for (int i = static_cast<int>(threadIdx.x); i < list.count; i += kThreads)
     row.rule.logprobs->top[i] = {row.token_of(list.ranks[i]),
