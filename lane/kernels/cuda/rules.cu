@@ -37,10 +37,10 @@ class Team {
   __device__ explicit Team(bool is_block = false) : blocks_(is_block ? 1 : static_cast<int>(cluster_.num_blocks())) {}
 
   __device__ bool leads() const { return blocks_ == 1 || cluster_.block_rank() == 0; }
-  __device__ int64_t first() const {
-    return (blocks_ == 1 ? 0 : cluster_.block_rank()) * int64_t{kThreads} + threadIdx.x;
+  __device__ int first() const {
+    return (blocks_ == 1 ? 0 : static_cast<int>(cluster_.block_rank())) * kThreads + static_cast<int>(threadIdx.x);
   }
-  __device__ int64_t stride() const { return int64_t{blocks_} * kThreads; }
+  __device__ int stride() const { return blocks_ * kThreads; }
   __device__ void sync() const {
     if (blocks_ == 1)
       __syncthreads();
@@ -118,13 +118,12 @@ template <class T>
 struct Row {
   const T* logits;
   RuleRow rule;
-  int64_t width;
-  int id_bits;  // of a token's number
+  int width, id_bits;  // tokens, and the bits of their numbers
 
-  __device__ float raw(int64_t token) const { return to_float(logits[token]); }
+  __device__ float raw(int token) const { return to_float(logits[token]); }
 
   // After bans and penalties. Products and sums are rounded one by one, as on the host.
-  __device__ float logit(int64_t token) const {
+  __device__ float logit(int token) const {
     const float x = raw(token);
     const uint32_t known = rule.history == nullptr ? 0 : rule.history[token];
     if (known == 0) return x;
@@ -139,7 +138,7 @@ struct Row {
 
   // A token's rank: the larger, the earlier it comes in the order of descending logit and ascending id. No two are
   // equal.
-  __device__ uint64_t rank(float logit, int64_t token) const {
+  __device__ uint64_t rank(float logit, int token) const {
     return static_cast<uint64_t>(key_of(logit)) << id_bits | (last_id() - static_cast<uint64_t>(token));
   }
   __device__ uint64_t last_id() const { return (uint64_t{1} << id_bits) - 1; }
@@ -214,7 +213,7 @@ template <class T, class Value, class Mass>
 __device__ uint64_t search(Team& team, const Row<T>& row, uint64_t low, uint64_t high, uint64_t target, Value value,
                            Mass mass) {
   const auto each_rank = [&](auto visit) {
-    for (int64_t token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
+    for (int token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
   };
   Interval in{low, high};
   uint64_t num_inside = kListed + 1;
@@ -250,10 +249,10 @@ __device__ void sort(List& list) {
 // The log of the sum of exp(logit), and the most likely tokens in their order, of the logits as they come.
 template <class T>
 __device__ double raw_logprobs(Team& team, const Row<T>& row, uint64_t best, uint64_t num_possible) {
-  const auto value = [&](int64_t token) { return row.raw(token); };
+  const auto value = [&](int token) { return row.raw(token); };
   const float max = row.logit_of(best);
   double sum = 0;
-  for (int64_t token = team.first(); token < row.width; token += team.stride())
+  for (int token = team.first(); token < row.width; token += team.stride())
     sum += exp(static_cast<double>(row.raw(token)) - max);
   const double log_sum = max + log(team.combined(sum, Sum()));
   const uint64_t wanted = row.rule.num_top, count = wanted < num_possible ? wanted : num_possible;
@@ -261,7 +260,7 @@ __device__ double raw_logprobs(Team& team, const Row<T>& row, uint64_t best, uin
   if (count == 0) return log_sum;
   const uint64_t last = search(team, row, row.least_possible(), best, count, value, [](float) { return uint64_t{1}; });
   gather(team, last, best, [&](auto visit) {
-    for (int64_t token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
+    for (int token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
   });
   if (!team.leads()) return log_sum;
   List& list = list_of_block();
@@ -289,7 +288,7 @@ __device__ __forceinline__ uint32_t least_key(double scale, double least) {
 template <class T>
 __device__ uint64_t filter(Team& team, const Row<T>& row, uint64_t best) {
   const RuleRow& rule = row.rule;
-  const auto value = [&](int64_t token) { return row.logit(token); };
+  const auto value = [&](int token) { return row.logit(token); };
   const double most = row.logit_of(best) * rule.scale;
   uint64_t low = row.least_possible();
   if (rule.log_min_p > -INFINITY) {
@@ -304,7 +303,7 @@ __device__ uint64_t filter(Team& team, const Row<T>& row, uint64_t best) {
     return static_cast<uint64_t>(exp(__dadd_rn(__dmul_rn(logit, rule.scale), -most)) * unit + 0.5);
   };
   uint64_t sum = 0;
-  for (int64_t token = team.first(); token < row.width; token += team.stride())
+  for (int token = team.first(); token < row.width; token += team.stride())
     if (const float logit = row.logit(token); row.rank(logit, token) >= low) sum += share(logit);
   sum = team.combined(sum, Sum());
   const auto reached = static_cast<uint64_t>(ceil(rule.top_p * static_cast<double>(sum)));
@@ -316,7 +315,7 @@ template <class T>
 __device__ int32_t draw(Team& team, const Row<T>& row, uint64_t least) {
   const uint64_t position = row.rule.position << 32;
   uint64_t key = 0, from_last = 0;
-  for (int64_t token = team.first(); token < row.width; token += team.stride()) {
+  for (int token = team.first(); token < row.width; token += team.stride()) {
     const float logit = row.logit(token);
     if (row.rank(logit, token) < least) continue;
     double u = random_uniform(row.rule.noise_key, position | static_cast<uint32_t>(token));
@@ -330,15 +329,15 @@ __device__ int32_t draw(Team& team, const Row<T>& row, uint64_t least) {
 
 // Blocks [row, part of the cluster].
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    choose_tokens_kernel(const T* logits, int64_t width, int id_bits, const RuleRow* rules, int32_t* chosen) {
+__global__ void __launch_bounds__(kThreads, 2)
+    choose_tokens_kernel(const T* logits, int width, int id_bits, const RuleRow* rules, int32_t* chosen) {
   wait_for_previous();
   let_next_start();
   Team team;
-  const Row<T> row{logits + blockIdx.x * width, rules[blockIdx.x], width, id_bits};
+  const Row<T> row{logits + int64_t{blockIdx.x} * width, rules[blockIdx.x], width, id_bits};
   uint64_t best[2] = {};    // as they come; under the rules
   uint64_t counts[3] = {};  // not finite; possible as they come; possible under the rules
-  for (int64_t token = team.first(); token < width; token += team.stride()) {
+  for (int token = team.first(); token < width; token += team.stride()) {
     const float raw = row.raw(token), logit = row.logit(token);
     if (!(raw < INFINITY)) {
       ++counts[0];
