@@ -15,7 +15,7 @@ using kernels::RuleRow;
 constexpr int kThreads = 512;
 constexpr int kMostCluster = 8;  // what every GPU of sm_90 and newer can place
 constexpr int kWays = 8;         // parts that a search cuts its interval into at a time
-constexpr int kListed = 1024;    // ranks that a block takes to itself, to go on alone
+constexpr int kListed = 1024;    // ranks that a block takes to itself, to put them in order
 static_assert(kernels::kMostTop <= kListed);
 
 struct Sum {
@@ -31,25 +31,18 @@ struct Largest {
   }
 };
 
-// The threads that share a row: those of a cluster, or one of its blocks alone.
+// The threads that share a row.
 class Team {
  public:
-  __device__ explicit Team(bool is_block = false) : blocks_(is_block ? 1 : static_cast<int>(cluster_.num_blocks())) {}
-
-  __device__ bool leads() const { return blocks_ == 1 || cluster_.block_rank() == 0; }
+  __device__ bool leads() const { return cluster_.block_rank() == 0; }
   __device__ int first() const {
-    return (blocks_ == 1 ? 0 : static_cast<int>(cluster_.block_rank())) * kThreads + static_cast<int>(threadIdx.x);
+    return static_cast<int>(cluster_.block_rank()) * kThreads + static_cast<int>(threadIdx.x);
   }
-  __device__ int stride() const { return blocks_ * kThreads; }
-  __device__ void sync() const {
-    if (blocks_ == 1)
-      __syncthreads();
-    else
-      cluster_.sync();
-  }
+  __device__ int stride() const { return num_blocks() * kThreads; }
+  __device__ void sync() const { cluster_.sync(); }
   template <class T>
   __device__ T* at_leader(T* shared) const {
-    return blocks_ == 1 ? shared : cluster_.map_shared_rank(shared, 0);
+    return cluster_.map_shared_rank(shared, 0);
   }
 
   // Each value becomes that of all threads together, combined in a fixed order: the same bits on all of them.
@@ -68,19 +61,16 @@ class Team {
     __syncthreads();
     // Calls take turns with of_blocks, so that nobody writes there before the slowest has read it.
     T(&parts)[n][kMostCluster] = of_blocks[turn_];
-    const int self = static_cast<int>(threadIdx.x);
-    if (self < n * blocks_) {
-      T total = of_warps[self / blocks_][0];
-      for (int warp = 1; warp < kThreads / 32; ++warp) total = combine(total, of_warps[self / blocks_][warp]);
-      if (blocks_ == 1)
-        parts[self][0] = total;
-      else
-        *cluster_.map_shared_rank(&parts[self / blocks_][cluster_.block_rank()], self % blocks_) = total;
+    const int blocks = num_blocks(), self = static_cast<int>(threadIdx.x);
+    if (self < n * blocks) {
+      T total = of_warps[self / blocks][0];
+      for (int warp = 1; warp < kThreads / 32; ++warp) total = combine(total, of_warps[self / blocks][warp]);
+      *cluster_.map_shared_rank(&parts[self / blocks][cluster_.block_rank()], self % blocks) = total;
     }
     sync();
     if (self < n) {
       T total = parts[self][0];
-      for (int block = 1; block < blocks_; ++block) total = combine(total, parts[self][block]);
+      for (int block = 1; block < blocks; ++block) total = combine(total, parts[self][block]);
       of_all[self] = total;
     }
     __syncthreads();
@@ -96,8 +86,10 @@ class Team {
   }
 
  private:
+  __device__ int num_blocks() const { return static_cast<int>(cluster_.num_blocks()); }
+
   Cluster cluster_ = this_cluster();
-  int blocks_, turn_ = 0;
+  int turn_ = 0;
 };
 
 // Numbers whose order is that of the floats; both zeros are one.
@@ -207,30 +199,6 @@ __device__ void gather(Team& team, uint64_t low, uint64_t high, EachRank each_ra
   team.sync();
 }
 
-// The largest rank such that the tokens from it up to `high` have `target` of mass together; `low` if all from there do
-// not. value(token) is its logit.
-template <class T, class Value, class Mass>
-__device__ uint64_t search(Team& team, const Row<T>& row, uint64_t low, uint64_t high, uint64_t target, Value value,
-                           Mass mass) {
-  const auto each_rank = [&](auto visit) {
-    for (int token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
-  };
-  Interval in{low, high};
-  uint64_t num_inside = kListed + 1;
-  while (in.low < in.high && num_inside > kListed) num_inside = narrow(team, row, in, target, each_rank, mass);
-  if (in.low == in.high) return in.low;
-  gather(team, in.low + 1, in.high, each_rank);
-  if (team.leads()) {  // the others wait at the next call of combined()
-    Team block(true);
-    const List& list = list_of_block();
-    const auto each_listed = [&](auto visit) {
-      for (int i = static_cast<int>(threadIdx.x); i < list.count; i += kThreads) visit(list.ranks[i]);
-    };
-    while (in.low < in.high) narrow(block, row, in, target, each_listed, mass);
-  }
-  return team.combined(team.leads() ? in.low : 0, Largest());
-}
-
 // Bitonic sort (Batcher 1968) by one block, descending.
 __device__ void sort(List& list) {
   for (int i = list.count + static_cast<int>(threadIdx.x); i < kListed; i += kThreads) list.ranks[i] = 0;
@@ -244,6 +212,56 @@ __device__ void sort(List& list) {
       }
     }
   __syncthreads();
+}
+
+// The block's list in order, and of it, on one of the threads, the rank with which the mass from the interval's top on
+// reaches the target; 0 on the others.
+template <class T, class Mass>
+__device__ uint64_t first_reaching(const Row<T>& row, const Interval& in, uint64_t target, Mass mass) {
+  constexpr int kOwn = kListed / kThreads;  // places of a thread, one after the other
+  __shared__ uint64_t of_warps[kThreads / 32];
+  List& list = list_of_block();
+  sort(list);
+  const int begin = static_cast<int>(threadIdx.x) * kOwn, warp = static_cast<int>(threadIdx.x) / 32;
+  uint64_t masses[kOwn], sum = 0;
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+    masses[i] = begin + i < list.count ? mass(row.logit_of(list.ranks[begin + i])) : 0;
+    sum += masses[i];
+  }
+  uint64_t up_to = sum;  // of the warp's threads up to this one
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const uint64_t other = __shfl_up_sync(0xffffffffu, up_to, step);
+    if (threadIdx.x % 32 >= step) up_to += other;
+  }
+  if (threadIdx.x % 32 == 31) of_warps[warp] = up_to;
+  __syncthreads();
+  uint64_t reached = in.above + up_to - sum, found = 0;
+  for (int i = 0; i < warp; ++i) reached += of_warps[i];
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+    if (reached < target && reached + masses[i] >= target) found = list.ranks[begin + i];
+    reached += masses[i];
+  }
+  return found;
+}
+
+// The largest rank such that the tokens from it up to `high` have `target` of mass together; `low` if all from there do
+// not. value(token) is its logit.
+template <class T, class Value, class Mass>
+__device__ uint64_t search(Team& team, const Row<T>& row, uint64_t low, uint64_t high, uint64_t target, Value value,
+                           Mass mass) {
+  const auto each_rank = [&](auto visit) {
+    for (int token = team.first(); token < row.width; token += team.stride()) visit(row.rank(value(token), token));
+  };
+  Interval in{low, high};
+  uint64_t num_inside = kListed + 1;
+  while (in.low < in.high && num_inside > kListed) num_inside = narrow(team, row, in, target, each_rank, mass);
+  if (in.low == in.high) return in.low;
+  gather(team, in.low + 1, in.high, each_rank);
+  const uint64_t found = team.leads() ? first_reaching(row, in, target, mass) : 0;
+  return team.combined(found > in.low ? found : in.low, Largest());
 }
 
 // The log of the sum of exp(logit), and the most likely tokens in their order, of the logits as they come.
