@@ -207,17 +207,17 @@ TEST_P(DeviceSampling, NonsenseIsTold) {
   });
 }
 
-// Through a model: graphs and a host that runs ahead change no token and no log-probability.
-TEST_P(DeviceSampling, IsTheSameInGraphsAndAhead) {
+// Through a model, in graphs and without: a host that runs ahead changes no token and no log-probability.
+TEST_P(DeviceSampling, IsTheSameAheadOfTheHost) {
   std::vector<SamplingParams> params(DeviceRig::kSeqs);
   params[0] = {.temperature = 0.8, .top_k = 20, .top_p = 0.9, .seed = 1};
   params[1] = {.temperature = 0, .repetition_penalty = 1.5, .frequency_penalty = 0.5, .logprobs = 4};
   params[2] = {.temperature = 1.2, .min_p = 0.05, .presence_penalty = 1, .seed = 2, .logprobs = 0};
   params[3] = {.temperature = 1, .seed = 3};
   std::mutex mutex;
-  std::vector<std::vector<SampledToken>> first;
-  for (const bool ahead : {false, true})
-    for (const bool use_graphs : {false, true})
+  for (const bool use_graphs : {false, true}) {
+    std::vector<std::vector<SampledToken>> first;
+    for (const bool ahead : {false, true})
       run_ranks(GetParam(), [&](Communicator& group) {
         Stream stream({DeviceKind::kCuda, group.rank() % num_gpus()});
         DeviceRig rig(group, stream, {.use_graphs = use_graphs}, params);
@@ -238,6 +238,7 @@ TEST_P(DeviceSampling, IsTheSameInGraphsAndAhead) {
             EXPECT_EQ(steps[i][row].logprobs.top.size(), row == 1 ? 4u : 0u);
           }
       });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, DeviceSampling, testing::Values(1, 2, 4));
