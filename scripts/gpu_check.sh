@@ -94,6 +94,7 @@ check_tests() {
 # products and a vocabulary of 128256. `lane generate` runs a model of two layers with head size 64, for whose sake all
 # kernels of a real one start: prompts in one step, a step launched kernel by kernel, one recorded and one replayed.
 kernel_cases='-*IsRightForAllShapes*:Draw.ChoosesWhatTheRuleChooses*'
+sampler_cases='*CountsTokens*/0:*Nonsense*/0'
 fixture_cases='*Greedy*/llama31:*Bfloat16*/qwen25'
 
 sanitize() {  # tool, name, seconds at most, command
@@ -130,6 +131,7 @@ JSON
       case $test in
         *_sanitizer_gpu) sanitize $tool collectives 300 "$test" ;;
         *_kernels_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool kernels 600 "$test" --gtest_filter="$kernel_cases" ;;
+        *_device_sampler_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool sampler 300 "$test" --gtest_filter="$sampler_cases" ;;
         *_fixtures_gpu) CUDA_VISIBLE_DEVICES=0 sanitize $tool fixtures 600 "$test" --gtest_filter="$fixture_cases" ;;
       esac
     done

@@ -75,10 +75,9 @@ std::vector<Timing> measure(const Shape& shape, int64_t m, char* pool, Stream& s
   const auto matrix = [&](int i) { return DeviceMatrix{pool + i * bytes, DType::kBF16, shape.n, shape.k}; };
   std::vector<Timing> timings;
   if (m <= cuda::kSkinnyRows)
-    for (const int blocks_per_sm : {1, 2})
-      timings.push_back({fmt::format("own {}", blocks_per_sm), bench::time_in_graph(count, stream, [&](int i) {
-                           cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, {blocks_per_sm}, stream);
-                         })});
+    timings.push_back({"own", bench::time_in_graph(count, stream, [&](int i) {
+                         cuda::skinny_matmul(inputs, matrix(i), {}, result, shape.gated, stream);
+                       })});
   for (int candidate = 0; candidate < 6; ++candidate)
     timings.push_back({fmt::format("blas {}", candidate), bench::time_in_graph(count, stream, [&](int i) {
                          cuda::blas_matmul(inputs, matrix(i), {}, whole, stream, candidate);

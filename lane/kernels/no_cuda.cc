@@ -27,5 +27,8 @@ void cuda_draw_offers(TensorView, TensorView, TensorView, int64_t, int, int, Ten
   refuse();
 }
 void cuda_draw_choose(TensorView, int, TensorView, Stream&) { refuse(); }
+void cuda_note_history(TensorView, int64_t, TensorView, TensorView, Stream&) { refuse(); }
+void cuda_spread_logits(TensorView, int64_t, TensorView, Stream&) { refuse(); }
+void cuda_choose_tokens(TensorView, TensorView, TensorView, Stream&) { refuse(); }
 
 }  // namespace lane::kernels::impl

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <map>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "lane/base/log.h"
@@ -12,6 +13,7 @@
 #include "lane/device/graph.h"
 #include "lane/device/memory_error.h"
 #include "lane/kernels/step.h"
+#include "lane/runtime/device_sampler.h"
 #include "lane/runtime/step_runner.h"
 
 namespace lane {
@@ -20,9 +22,7 @@ namespace {
 using kernels::DrawRow;
 using kernels::StepBoard;
 
-constexpr double kGreedyBelow = 1e-5;  // as the sampler has it
-
-// What the GPU's choice takes into account is the logits and a temperature.
+// What the quick choice takes into account is the logits and a temperature.
 bool is_plain(const SamplingParams& p) {
   return p.top_k <= 0 && p.top_p >= 1 && p.min_p <= 0 && p.repetition_penalty == 1 && p.presence_penalty == 0 &&
          p.frequency_penalty == 0 && p.logprobs < 0;
@@ -46,6 +46,7 @@ int64_t bucket_for(int64_t seqs, int64_t most) {
 // What a step looks like from outside: of these numbers its kernels are a function.
 struct StepShape {
   int64_t tokens = 0, seqs = 0, rows = 0, max_query = 0, max_kv = 0;
+  bool has_rules = false;  // beyond a temperature, for a row at least
 };
 
 class DeviceRunner final : public StepRunner {
@@ -64,7 +65,6 @@ class DeviceRunner final : public StepRunner {
              .max_blocks = (options.max_model_len + cache->layout().block_tokens - 1) / cache->layout().block_tokens},
             stream->device()),
         attention_shape_(model->attention_shape()),
-        sampler_(model->slices().vocab, model->config().shape.vocab_size, group),
         offers_(DType::kF32, {1, 1, 1, group->size() * options.max_seqs * kernels::kOfferWords + 1}, stream->device()),
         scratch_(DType::kF32, {1, 1, options.max_seqs, kernels::kDrawScratch}, stream->device()) {
     group_->open_device(stream->device());
@@ -83,22 +83,17 @@ class DeviceRunner final : public StepRunner {
     }
   }
 
-  bool runs_ahead(const SamplingParams& sampling) const override {
-    return sampling.min_tokens == 0 && (is_plain(sampling) || is_greedy(sampling));
-  }
+  bool runs_ahead(const SamplingParams&) const override { return true; }
 
   void launch(const StepInput& input) override {
     const int64_t step = ++num_launched_;
     const StepShape shape = shape_of(input);
     used_ = {.max_tokens = shape.tokens, .max_seqs = shape.seqs, .max_blocks = input.max_blocks};
     write_slot(input, shape, board_.input(step));
+    if (shape.has_rules) open_rules(input.rows, bucket_for(shape.seqs, options_.max_seqs));
     const HostBatch lists{input.query_start, input.kv_length};
-    if (std::all_of(input.rows.begin(), input.rows.end(), is_plain_row)) {
-      const bool decodes = shape.max_query == 1 && shape.rows == shape.seqs;
-      decodes&& options_.use_graphs ? launch_graph(shape, lists) : run_eagerly(shape, lists);
-    } else {
-      sample_on_host(shape, lists, input);
-    }
+    const bool decodes = shape.max_query == 1 && shape.rows == shape.seqs;
+    decodes&& options_.use_graphs ? launch_graph(shape, lists) : run_eagerly(shape, lists);
   }
 
   GraphStats graphs() const override { return graph_stats_; }
@@ -108,11 +103,6 @@ class DeviceRunner final : public StepRunner {
     wait_for(step);
     const std::vector<int64_t>::size_type rows = rows_of_[step % StepBoard::kSlots];
     StepResult result{.signal = board_.signal(step)};
-    if (!on_host_.empty() && on_host_.begin()->first == step) {
-      result.sampled = std::move(on_host_.begin()->second);
-      on_host_.erase(on_host_.begin());
-      return result;
-    }
     const int32_t* tokens = board_.chosen(step);
     for (size_t row = 0; row < rows; ++row) {
       if (tokens[row] < 0)
@@ -120,6 +110,7 @@ class DeviceRunner final : public StepRunner {
                     "the model's logits are not finite, or no token is possible; look for a damaged checkpoint, or use "
                     "--dtype bfloat16 in place of float16");
       result.sampled.push_back({.token = tokens[row], .logprobs = {}});
+      if (rules_) result.sampled.back().logprobs = rules_->logprobs(step, static_cast<int64_t>(row), tokens[row]);
     }
     return result;
   }
@@ -131,10 +122,15 @@ class DeviceRunner final : public StepRunner {
     Graph graph;
   };
 
+  // Places, the longest past, and whether with rules.
+  using GraphKey = std::tuple<int64_t, int64_t, bool>;
+  static GraphKey key_of(const StepShape& shape) { return {shape.seqs, shape.max_kv, shape.has_rules}; }
+
   StepShape shape_of(const StepInput& input) const {
     StepShape shape{.tokens = static_cast<int64_t>(input.token_ids.size()),
                     .seqs = static_cast<int64_t>(input.kv_length.size()),
-                    .rows = static_cast<int64_t>(input.logit_rows.size())};
+                    .rows = static_cast<int64_t>(input.logit_rows.size()),
+                    .has_rules = !std::all_of(input.rows.begin(), input.rows.end(), is_plain_row)};
     for (int64_t i = 0; i < shape.seqs; ++i) {
       const auto at = static_cast<size_t>(i);
       shape.max_query = std::max<int64_t>(shape.max_query, input.query_start[at + 1] - input.query_start[at]);
@@ -210,11 +206,13 @@ class DeviceRunner final : public StepRunner {
 
   // A step that is open; the same calls whether they run or are recorded.
   void enqueue(const StepShape& shape, AttentionState* state) {
-    const TensorView logits = forward(shape, state), offers = offers_for(shape.rows);
-    kernels::draw_offers(logits, board_.draws(shape.rows), board_.signal_word(), model_->slices().vocab.begin,
+    const int64_t drawn = shape.has_rules ? 0 : shape.rows;  // without rows the signal goes alone
+    const TensorView logits = forward(shape, state), offers = offers_for(drawn);
+    kernels::draw_offers(logits, board_.draws(drawn), board_.signal_word(), model_->slices().vocab.begin,
                          group_->rank(), group_->size(), scratch_.view(), offers, *stream_);
     group_->all_reduce(offers, offers, ReduceOp::kSum, *stream_);
-    kernels::draw_choose(offers, group_->size(), board_.chosen_on_device(shape.rows), *stream_);
+    kernels::draw_choose(offers, group_->size(), board_.chosen_on_device(drawn), *stream_);
+    if (shape.has_rules) rules_->choose(logits, board_.chosen_on_device(shape.rows), *stream_);
     board_.close_step(last_word(offers), *stream_);
   }
 
@@ -225,8 +223,15 @@ class DeviceRunner final : public StepRunner {
 
   void launch_graph(const StepShape& step, const HostBatch& lists) {
     const int64_t places = bucket_for(step.seqs, options_.max_seqs);
-    const StepShape shape{
-        .tokens = places, .seqs = places, .rows = places, .max_query = 1, .max_kv = options_.max_model_len};
+    // Attention has kernels for short pasts and for others: a graph for either.
+    const int64_t treated = model_->attention().most_treated_kv(attention_shape_, places);
+    const bool is_short = step.max_kv <= treated && treated < options_.max_model_len;
+    const StepShape shape{.tokens = places,
+                          .seqs = places,
+                          .rows = places,
+                          .max_query = 1,
+                          .max_kv = is_short ? treated : options_.max_model_len,
+                          .has_rules = step.has_rules};
     // Empty places are sequences of length 0 with one token.
     query_start_.assign(lists.query_start.begin(), lists.query_start.end());
     kv_length_.assign(lists.kv_length.begin(), lists.kv_length.end());
@@ -235,7 +240,7 @@ class DeviceRunner final : public StepRunner {
       kv_length_.push_back(0);
     }
     const HostBatch padded{query_start_, kv_length_};
-    const auto found = graphs_.find(places);
+    const auto found = graphs_.find(key_of(shape));
     if (found == graphs_.end()) {
       run_and_record(shape, padded);
     } else if (found->second.graph) {
@@ -251,8 +256,9 @@ class DeviceRunner final : public StepRunner {
   void run_and_record(const StepShape& shape, const HostBatch& lists) {
     const auto start = std::chrono::steady_clock::now();
     const int64_t free = device_info(stream_->device()).free_memory_bytes;
-    const std::string name = "graph for " + std::to_string(shape.seqs) + " sequences: ";
-    Recorded& made = graphs_[shape.seqs];
+    const std::string name = "graph for " + std::to_string(shape.seqs) + " sequences of up to " +
+                             std::to_string(shape.max_kv) + " tokens" + (shape.has_rules ? ", all rules: " : ": ");
+    Recorded& made = graphs_[key_of(shape)];
     const auto do_without = [&](const DeviceMemoryError& error) {
       made = {};
       const bool is_first = !std::exchange(lacked_memory_, true);
@@ -285,38 +291,15 @@ class DeviceRunner final : public StepRunner {
     log(LogLevel::kInfo, name + format_duration(took.count()) + ", " + format_bytes(static_cast<double>(taken)));
   }
 
-  // The host's sampler takes part: it knows all rules.
-  void sample_on_host(const StepShape& shape, const HostBatch& lists, const StepInput& input) {
-    open(shape, lists, eager_state_.get());
-    const TensorView logits = forward(shape, eager_state_.get());
-    const int64_t count = shape.rows == 0 ? 0 : logits.count();
-    std::vector<char> raw(static_cast<size_t>(count * size_of(logits.dtype)));
-    group_->wait(*stream_);
-    if (count > 0) copy_to_host(logits, raw.data(), *stream_);
-    const Buffer values(DType::kF32, {1, 1, shape.rows, model_->slices().vocab.size()});
-    widen(raw, logits.dtype, values.view());
-    uint32_t signal = 0;
-    std::vector<SampledToken> sampled = sampler_.sample(values.view(), input.rows, input.signal, &signal, host_);
-    std::vector<int32_t> tokens;
-    for (const SampledToken& token : sampled) tokens.push_back(token.token);
-    if (!tokens.empty()) copy_to_device(tokens.data(), board_.chosen_on_device(shape.rows), *stream_);
-    const auto word = static_cast<float>(signal);
-    copy_to_device(&word, last_word(offers_for(shape.rows)), *stream_);
-    board_.close_step(last_word(offers_for(shape.rows)), *stream_);
-    stream_->synchronize();  // the copies read this function's variables
-    on_host_[num_launched_] = std::move(sampled);
-  }
-
-  static void widen(const std::vector<char>& raw, DType type, TensorView out) {
-    float* to = out.as<float>();
-    for (int64_t i = 0; i < out.count(); ++i) {
-      if (type == DType::kF32) {
-        std::copy_n(reinterpret_cast<const float*>(raw.data()) + i, 1, to + i);
-        continue;
-      }
-      const uint16_t half = reinterpret_cast<const uint16_t*>(raw.data())[i];
-      to[i] = type == DType::kBF16 ? float_from_bf16(half) : float_from_f16(half);
-    }
+  void open_rules(std::span<const SamplingRow> rows, int64_t places) {
+    if (!rules_)
+      rules_ = std::make_unique<DeviceSampler>(group_,
+                                               DeviceSampler::Options{.slice = model_->slices().vocab,
+                                                                      .vocab_size = model_->config().shape.vocab_size,
+                                                                      .max_rows = options_.max_seqs,
+                                                                      .logits = attention_shape_.dtype},
+                                               stream_->device());
+    rules_->open_step(num_launched_, rows, places, *stream_);
   }
 
   // No call into the driver while all goes well: the GPU writes a word when a step is done. Now and then the stream is
@@ -348,13 +331,11 @@ class DeviceRunner final : public StepRunner {
   StepBoard board_;
   kernels::StepLimits used_;  // of it, by the step that is launched
   AttentionShape attention_shape_;
-  Sampler sampler_;
-  Stream host_;
   Buffer offers_, scratch_;
   std::unique_ptr<AttentionState> eager_state_;
-  std::map<int64_t, Recorded> graphs_;                    // by places
-  std::vector<int32_t> query_start_, kv_length_;          // padded
-  std::map<int64_t, std::vector<SampledToken>> on_host_;  // results of steps that the host sampled
+  std::unique_ptr<DeviceSampler> rules_;  // made for the first step that needs it
+  std::map<GraphKey, Recorded> graphs_;
+  std::vector<int32_t> query_start_, kv_length_;  // padded
   GraphStats graph_stats_;
   size_t rows_of_[StepBoard::kSlots] = {};
   int64_t num_launched_ = 0, num_collected_ = 0;

@@ -142,6 +142,7 @@ std::string describe(const EngineOptions& o, bool has_tokenizer) {
 }  // namespace
 
 struct Engine::Tracked {
+  int64_t number = 0;
   SamplingParams sampling;
   std::vector<int32_t> banned;  // before min_tokens
   std::optional<StreamDecoder> decoder;
@@ -281,6 +282,7 @@ void Engine::apply_commands(std::string_view text) {
         fields_of(read, request);
         check_request(request);
         Tracked tracked;
+        tracked.number = num_added_++;
         tracked.sampling = request.sampling;
         if (request.sampling.min_tokens > 0) {
           tracked.banned = request.sampling.stop_token_ids;
@@ -407,7 +409,8 @@ void Engine::build_input(const std::vector<ScheduledWork>& work) {
     b.rows.push_back({.params = &tracked.sampling,
                       .tokens = sequence.tokens,
                       .num_prompt = sequence.num_prompt(),
-                      .banned = may_stop ? std::span<const int32_t>() : tracked.banned});
+                      .banned = may_stop ? std::span<const int32_t>() : tracked.banned,
+                      .sequence = tracked.number});
   }
 }
 

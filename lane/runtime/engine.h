@@ -116,6 +116,7 @@ class Engine {
   StepInput input_;  // kept for its memory
   std::deque<UnderWay> under_way_;
   std::unordered_map<int64_t, Tracked> tracked_;
+  int64_t num_added_ = 0;
   Stats stats_;
 
   bool announced_ = false;  // commands are broadcast before the next step

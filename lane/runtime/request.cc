@@ -10,9 +10,6 @@
 namespace lane {
 namespace {
 
-// Every token of the answer carries that many more; they cross the ranks at each step.
-constexpr int kMostLogprobs = 1000;
-
 // NaN is refused too: it compares as false.
 template <class T>
 void require(bool holds, std::string_view field, T value, std::string_view legal) {

@@ -6,6 +6,9 @@
 
 namespace lane {
 
+// Every token of the answer carries that many more; they cross the ranks at each step.
+inline constexpr int kMostLogprobs = 1000;
+
 // How the next token is chosen. Names and meanings are those of the OpenAI API and of vLLM's SamplingParams.
 struct SamplingParams {
   int64_t max_tokens = 16;

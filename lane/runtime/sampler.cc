@@ -15,10 +15,9 @@ namespace lane {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr double kGreedyBelow = 1e-5;  // temperatures; vLLM's bound
-constexpr int64_t kTile = 8192;        // logits of one task; sums are added tile by tile, whatever the threads
-constexpr int64_t kCandidates = 64;    // offered at first where only the share of probability limits the set
-constexpr int64_t kMostTopK = 256;     // offered at first for a larger top_k
+constexpr int64_t kTile = 8192;      // logits of one task; sums are added tile by tile, whatever the threads
+constexpr int64_t kCandidates = 64;  // offered at first where only the share of probability limits the set
+constexpr int64_t kMostTopK = 256;   // offered at first for a larger top_k
 constexpr int64_t kWiden = 8;
 
 // The exchange: one control word, then for each row a list of candidates and, if log-probabilities are asked for,

@@ -10,12 +10,15 @@
 
 namespace lane {
 
+inline constexpr double kGreedyBelow = 1e-5;  // temperatures; vLLM's bound
+
 // What the sampler needs to know of one row of logits.
 struct SamplingRow {
   const SamplingParams* params;
   std::span<const int32_t> tokens;  // prompt, then output so far
   int64_t num_prompt;
-  std::span<const int32_t> banned = {};  // tokens that must not be chosen now
+  std::span<const int32_t> banned = {};  // tokens that must not be chosen now: of a sequence always the same, or none
+  int64_t sequence = -1;                 // its number, which no other sequence gets: devices keep what they know of it
 };
 
 struct SampledToken {

@@ -55,10 +55,10 @@ struct DeviceRunnerOptions {
 };
 
 // On a GPU a step that only decodes is one graph, recorded when the first step of its size comes; sizes are rounded up
-// (1, 2, 4, 8, 12, ... ), the places left over are empty. Tokens are chosen on the GPU, except in a step with a row
-// that wants penalties, filters or log-probabilities: the host samples that one, and waits for its logits. Where a
-// graph finds no memory, steps of its size are launched kernel by kernel, with one warning; the other ranks need not
-// know, for a graph launches the same collectives.
+// (1, 2, 4, 8, 12, ... ), the places left over are empty. Tokens are chosen on the GPU: quickly where all rows of a
+// step have a temperature at most, by a DeviceSampler where one has more rules; these are two graphs. Where a graph
+// finds no memory, steps of its size are launched kernel by kernel, with one warning; the other ranks need not know,
+// for a graph launches the same collectives.
 std::unique_ptr<StepRunner> make_device_runner(Model* model, Communicator* group, const KvCache* cache, Stream* stream,
                                                const DeviceRunnerOptions& options);
 

@@ -5,9 +5,7 @@
 namespace lane::cuda {
 namespace {
 
-bool same(const MatmulWay& a, const MatmulWay& b) {
-  return a.is_own == b.is_own && a.cut == b.cut && a.candidate == b.candidate;
-}
+bool same(const MatmulWay& a, const MatmulWay& b) { return a.is_own == b.is_own && a.candidate == b.candidate; }
 
 TEST(MatmulTable, FewRowsOfAMeasuredShapeGoToTheOwnKernel) {
   for (const int64_t m : {1, 2, 3, 8, 16}) EXPECT_TRUE(choose_way(m, 6144, 4096, false).is_own) << m;

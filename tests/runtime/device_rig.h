@@ -19,13 +19,15 @@ inline const ModelConfig& step_config() {
   return config;
 }
 
-// Four sequences, which fill a graph's places, decoded greedily.
+// Four sequences, which fill a graph's places, decoded greedily if nothing else is said.
 class DeviceRig {
  public:
   static constexpr int64_t kSeqs = 4, kPrompt = 5, kBlocks = 8, kBlockTokens = 16;
 
-  DeviceRig(Communicator& group, Stream& stream, DeviceRunnerOptions options)
-      : model_(make_model(group, stream)),
+  DeviceRig(Communicator& group, Stream& stream, DeviceRunnerOptions options,
+            std::vector<SamplingParams> params = std::vector<SamplingParams>(kSeqs, {.temperature = 0}))
+      : params_(std::move(params)),
+        model_(make_model(group, stream)),
         cache_({.num_layers = step_config().shape.num_layers,
                 .num_kv_heads = static_cast<int>(model_.slices().kv_heads.size()),
                 .head_dim = step_config().shape.head_dim,
@@ -34,11 +36,10 @@ class DeviceRig {
                kSeqs * kBlocks, stream.device()) {
     options.max_seqs = kSeqs, options.max_tokens = kSeqs * kPrompt, options.max_model_len = kBlocks * kBlockTokens;
     runner_ = make_device_runner(&model_, &group, &cache_, &stream, options);
-    greedy_.temperature = 0;
   }
 
-  // The prompts, then one token of each sequence with each call.
-  std::vector<int32_t> step() {
+  // The prompts, then one token of each sequence with each step. The tokens that were chosen are not made known.
+  void launch() {
     StepInput input;
     input.max_blocks = kBlocks;
     const bool decodes = length_ > 0;
@@ -52,13 +53,24 @@ class DeviceRig {
       input.kv_length.push_back(static_cast<int32_t>(length_ + count));
       for (int32_t block = 0; block < kBlocks; ++block) input.block_tables.push_back(seq * kBlocks + block);
       input.logit_rows.push_back(static_cast<int32_t>(input.token_ids.size()) - 1);
-      input.rows.push_back({.params = &greedy_, .tokens = {}, .num_prompt = kPrompt});
+      std::vector<int32_t>& tokens = tokens_[static_cast<size_t>(seq)];
+      if (decodes)
+        tokens.push_back(-1);
+      else
+        tokens.assign(input.token_ids.end() - kPrompt, input.token_ids.end());
+      input.rows.push_back(
+          {.params = &params_[static_cast<size_t>(seq)], .tokens = tokens, .num_prompt = kPrompt, .sequence = seq});
     }
     input.query_start.push_back(static_cast<int32_t>(input.token_ids.size()));
     runner_->launch(input);
     length_ += count;
+  }
+  std::vector<SampledToken> collect() { return runner_->collect().sampled; }
+
+  std::vector<int32_t> step() {
+    launch();
     std::vector<int32_t> tokens;
-    for (const SampledToken& sampled : runner_->collect().sampled) tokens.push_back(sampled.token);
+    for (const SampledToken& sampled : collect()) tokens.push_back(sampled.token);
     return tokens;
   }
   std::vector<std::vector<int32_t>> steps(int count) {
@@ -81,9 +93,10 @@ class DeviceRig {
                  plan, *choose_attention(shape, DType::kBF16, stream.device(), "flash").backend, group);
   }
 
+  std::vector<SamplingParams> params_;
+  std::vector<int32_t> tokens_[kSeqs];
   Model model_;
   KvCache cache_;
-  SamplingParams greedy_;
   int64_t length_ = 0;
   std::unique_ptr<StepRunner> runner_;
 };

@@ -242,6 +242,90 @@ TEST_P(Family, GreedyTokensAreThoseOfTransformersOnAnyNumberOfRanks) {
     }
 }
 
+// Every rule, through the engine: what it must come to is known. With little cache sequences are set back meanwhile,
+// and on a GPU steps are launched before the tokens of the last are known.
+TEST_P(Family, RulesHoldAheadOfTheHostAndAfterPreemption) {
+  constexpr int64_t kTokens = 40;
+  const Reference reference(GetParam());
+  const ModelConfig config = load_model_config(kModels + GetParam());
+  const auto prompt = reference.get<int32_t>("prompt_ids");
+  auto greedy = reference.get<int32_t>("greedy_ids");
+  greedy.resize(kTokens);
+  std::vector<SamplingParams> asked(6, {.max_tokens = kTokens, .temperature = 0, .ignore_eos = true});
+  asked[0].logprobs = 3;
+  asked[1].temperature = 0.9, asked[1].top_k = 1;
+  asked[2].temperature = 1.5, asked[2].top_p = 1e-9;
+  asked[3].temperature = 1.5, asked[3].min_p = 1, asked[3].logprobs = 0;
+  asked[4].repetition_penalty = 1e6;  // no token twice
+  asked[5].stop_token_ids = {greedy[2]}, asked[5].min_tokens = 10;
+  const auto judge = [&](const Completion& done) {
+    const std::vector<int32_t>& tokens = done.tokens;
+    if (done.id <= 3) {
+      EXPECT_EQ(tokens, greedy) << "request " << done.id;
+    }
+    EXPECT_EQ(done.logprobs.size(), done.id == 0 || done.id == 3 ? tokens.size() : 0) << "request " << done.id;
+    for (size_t i = 0; i < done.logprobs.size(); ++i) {
+      const StepLogprobs& of = done.logprobs[i];
+      EXPECT_EQ(of.chosen.token, tokens[i]);
+      ASSERT_EQ(of.top.size(), done.id == 0 ? 3u : 0u);
+      if (done.id != 0) continue;
+      EXPECT_EQ(of.top[0].token, tokens[i]);
+      EXPECT_EQ(of.top[0].logprob, of.chosen.logprob);
+      EXPECT_LE(of.top[1].logprob, of.top[0].logprob);
+      EXPECT_LE(of.top[2].logprob, of.top[1].logprob);
+    }
+    if (done.id == 4) {
+      std::vector<int32_t> all = prompt;
+      std::sort(all.begin(), all.end());
+      all.erase(std::unique(all.begin(), all.end()), all.end());
+      const size_t num_before = all.size();
+      all.insert(all.end(), tokens.begin(), tokens.end());
+      std::sort(all.begin(), all.end());
+      all.erase(std::unique(all.begin(), all.end()), all.end());
+      EXPECT_EQ(all.size(), num_before + tokens.size()) << "a token came again";
+    }
+    if (done.id == 5) {
+      EXPECT_GT(tokens.size(), 10u);
+      EXPECT_EQ(std::count(tokens.begin(), tokens.begin() + 10, greedy[2]), 0);
+      EXPECT_EQ(done.reason, tokens.back() == greedy[2] ? FinishReason::kStop : FinishReason::kLength);
+    }
+  };
+  for (const int ranks : legal_ranks(GetParam()))
+    for (const bool tight : {false, true}) {
+      const KvLayout layout{.num_layers = config.shape.num_layers,
+                            .num_kv_heads = std::max(1, config.shape.num_kv_heads / ranks),
+                            .head_dim = config.shape.head_dim,
+                            .block_tokens = 16,
+                            .dtype = DType::kF32};
+      const int64_t length = static_cast<int64_t>(prompt.size()) + kTokens, blocks = (length + 15) / 16;
+      run_ranks(ranks, [&](Communicator& group) {
+        Session session({.model = kModels + GetParam(),
+                         .dtype = "float32",
+                         .max_model_len = length,
+                         .kv_cache_memory_bytes = layout.block_bytes() * (tight ? blocks + 4 : 6 * blocks),
+                         .num_threads = 1,
+                         .device = device_of(group.rank())},
+                        &group);
+        Engine& engine = session.engine();
+        if (group.rank() != 0) return engine.follow();
+        for (size_t id = 0; id < asked.size(); ++id)
+          engine.add({.id = static_cast<int64_t>(id), .prompt = prompt, .sampling = asked[id]});
+        size_t num_finished = 0;
+        while (!engine.idle())
+          for (const Completion& completion : engine.step()) {
+            ++num_finished;
+            judge(completion);
+          }
+        engine.finish();
+        EXPECT_EQ(num_finished, asked.size());
+        EXPECT_EQ(engine.stats().num_preemptions > 0, tight);
+        if (kOnGpu) {
+          EXPECT_GT(engine.stats().num_steps_ahead, tight ? 0 : engine.stats().num_steps / 2);
+        }
+      });
+    }
+}
+
 std::vector<std::string> families() {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(kModels))

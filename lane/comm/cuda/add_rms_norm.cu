@@ -1,9 +1,9 @@
 // All-reduce, residual add and RMSNorm (Zhang & Sennrich, arXiv 1910.07467) in one kernel.
 #include <cuda_fp8.h>
 
-#include "lane/comm/cuda/cluster.cuh"
 #include "lane/comm/cuda/shots.cuh"
 #include "lane/comm/cuda/start.cuh"
+#include "lane/device/cuda/cluster.cuh"
 
 namespace lane::cuda {
 namespace {

@@ -9,7 +9,7 @@ void cuda_matmul(TensorView x, const DeviceMatrix& weight, TensorView bias, Tens
   if (out.count() == 0) return;
   const MatmulWay way = choose_way(x.rows(), weight.n, weight.k, false);
   if (way.is_own && is_skinny(x, weight, bias, out))
-    skinny_matmul(x, weight, bias, out, false, way.cut, stream);
+    skinny_matmul(x, weight, bias, out, false, stream);
   else
     blas_matmul(x, weight, bias, out, stream, way.candidate);
 }
@@ -18,8 +18,7 @@ void cuda_matmul_silu_mul(TensorView x, const DeviceMatrix& gate_up, TensorView 
                           TensorView out, Stream& stream) {
   if (out.count() == 0) return;
   const MatmulWay way = choose_way(x.rows(), gate_up.n, gate_up.k, true);
-  if (way.is_own && is_skinny(x, gate_up, bias, out))
-    return skinny_matmul(x, gate_up, bias, out, true, way.cut, stream);
+  if (way.is_own && is_skinny(x, gate_up, bias, out)) return skinny_matmul(x, gate_up, bias, out, true, stream);
   blas_matmul(x, gate_up, bias, scratch, stream, way.candidate);
   cuda_silu_mul(scratch, out, stream);
 }

@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::array<int64_t, 9> kRows = {1, 2, 4, 8, 16, 24, 32, 48, 64};
 
-constexpr MatmulWay own(int blocks_per_sm) { return {.is_own = true, .cut = {.blocks_per_sm = blocks_per_sm}}; }
+constexpr MatmulWay kOwn = {.is_own = true};
 constexpr MatmulWay blas(int candidate) { return {.candidate = candidate}; }
 
 struct Measured {
@@ -20,29 +20,29 @@ struct Measured {
 };
 // clang-format off
 constexpr Measured kTable[] = {
-    {1536, 4096, false, {{own(1), own(1), own(1), own(1), own(1), own(1), own(1), blas(0), blas(2)}}},
-    {2560, 8192, false, {{own(1), own(1), own(1), own(1), own(1), own(1), own(1), blas(0), blas(0)}}},
-    {3072, 4096, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(1), blas(0)}}},
-    {4096, 1024, false, {{own(1), own(1), own(1), own(1), own(1), own(1), own(1), blas(0), blas(0)}}},
-    {4096, 2048, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(0), blas(0)}}},
-    {4096, 3584, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(1), blas(0)}}},
-    {4096, 4096, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(2), blas(0)}}},
-    {4096, 7168, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(3), blas(0)}}},
-    {4096, 14336, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(0), blas(3)}}},
-    {5120, 8192, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(5), blas(1)}}},
-    {6144, 4096, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(3), blas(1)}}},
-    {7168, 4096, true, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(0), blas(0)}}},
-    {8192, 2048, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(0), blas(4)}}},
-    {8192, 4096, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(0), blas(1)}}},
-    {8192, 7168, false, {{own(2), own(2), own(2), own(2), own(2), own(1), own(1), blas(0), blas(2)}}},
-    {8192, 14336, false, {{own(2), own(2), own(2), own(2), own(2), blas(2), blas(2), blas(2), blas(3)}}},
-    {14336, 4096, true, {{own(2), own(2), own(2), own(2), own(2), blas(0), blas(0), blas(3), blas(1)}}},
-    {14336, 8192, true, {{own(2), own(2), own(2), own(2), own(2), blas(0), blas(0), blas(1), blas(1)}}},
-    {28672, 4096, true, {{own(2), own(2), own(2), own(2), own(2), blas(1), blas(0), blas(1), blas(2)}}},
-    {28672, 8192, true, {{own(2), blas(0), blas(0), blas(0), blas(0), blas(0), blas(1), blas(1), blas(1)}}},
-    {32064, 4096, false, {{own(2), own(2), own(2), own(2), own(2), blas(0), blas(0), blas(0), blas(2)}}},
-    {32064, 8192, false, {{own(2), own(2), blas(1), blas(3), own(2), blas(0), blas(0), blas(0), blas(2)}}},
-    {64128, 4096, false, {{blas(1), blas(3), blas(3), own(2), own(2), blas(3), blas(3), blas(3), blas(5)}}},
+    {1536, 4096, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(2)}}},
+    {2560, 8192, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(0)}}},
+    {3072, 4096, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(1), blas(0)}}},
+    {4096, 1024, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(0)}}},
+    {4096, 2048, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(0)}}},
+    {4096, 3584, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(1), blas(0)}}},
+    {4096, 4096, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(2), blas(0)}}},
+    {4096, 7168, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(3), blas(0)}}},
+    {4096, 14336, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(3)}}},
+    {5120, 8192, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(5), blas(1)}}},
+    {6144, 4096, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(3), blas(1)}}},
+    {7168, 4096, true, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(0)}}},
+    {8192, 2048, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(4)}}},
+    {8192, 4096, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(1)}}},
+    {8192, 7168, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(2)}}},
+    {8192, 14336, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, blas(2), blas(2), blas(2), blas(3)}}},
+    {14336, 4096, true, {{kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(0), blas(3), blas(1)}}},
+    {14336, 8192, true, {{kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(0), blas(1), blas(1)}}},
+    {28672, 4096, true, {{kOwn, kOwn, kOwn, kOwn, kOwn, blas(1), blas(0), blas(1), blas(2)}}},
+    {28672, 8192, true, {{kOwn, blas(0), blas(0), blas(0), blas(0), blas(0), blas(1), blas(1), blas(1)}}},
+    {32064, 4096, false, {{kOwn, kOwn, kOwn, kOwn, kOwn, blas(0), blas(0), blas(0), blas(2)}}},
+    {32064, 8192, false, {{kOwn, kOwn, blas(1), blas(3), kOwn, blas(0), blas(0), blas(0), blas(2)}}},
+    {64128, 4096, false, {{blas(1), blas(3), blas(3), kOwn, kOwn, blas(3), blas(3), blas(3), blas(5)}}},
     {64128, 8192, false, {{blas(1), blas(1), blas(1), blas(1), blas(2), blas(3), blas(3), blas(3), blas(5)}}},
     {128256, 4096, false, {{blas(0), blas(0), blas(0), blas(0), blas(0), blas(3), blas(1), blas(1), blas(3)}}},
 };

@@ -6,8 +6,7 @@ namespace lane::cuda {
 
 struct MatmulWay {
   bool is_own = false;
-  SkinnyCut cut;      // of skinny_matmul(), if is_own
-  int candidate = 0;  // of blas_matmul(), if not
+  int candidate = 0;  // of blas_matmul(), if it is not skinny_matmul()'s
 };
 
 // What was fastest for the measured shape nearest to x [m, k] W[n, k]^T, by the logarithms of n and k. cuBLASLt's first

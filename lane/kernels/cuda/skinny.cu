@@ -356,11 +356,11 @@ bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, c
                const TensorView& out) {
   return (weight.dtype == DType::kBF16 || weight.dtype == DType::kF16) && x.dtype == weight.dtype &&
          out.dtype == weight.dtype && (bias.data == nullptr || bias.dtype == weight.dtype) && x.rows() <= kSkinnyRows &&
-         weight.k % 8 == 0 && can_chain() && is_aligned(x.data) && is_aligned(weight.data);
+         weight.k % 8 == 0 && is_aligned(x.data) && is_aligned(weight.data);
 }
 
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,
-                   const SkinnyCut& cut, Stream& stream) {
+                   Stream& stream) {
   ensure(is_skinny(x, weight, bias, out), "the product is one for this kernel");
   int blocks = 0;
   const Shape shape = cut_product(x, weight, gated, num_multiprocessors(stream.device()), &blocks);

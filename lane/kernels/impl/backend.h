@@ -46,5 +46,8 @@ void cuda_close_step(TensorView chosen, TensorView signal, TensorView number, Te
 void cuda_draw_offers(TensorView logits, TensorView draws, TensorView signal_word, int64_t first_id, int rank,
                       int num_ranks, TensorView scratch, TensorView offers, Stream& stream);
 void cuda_draw_choose(TensorView offers, int num_ranks, TensorView chosen, Stream& stream);
+void cuda_note_history(TensorView tokens, int64_t num_prompt, TensorView banned, TensorView history, Stream& stream);
+void cuda_spread_logits(TensorView logits, int64_t first_id, TensorView whole, Stream& stream);
+void cuda_choose_tokens(TensorView logits, TensorView rules, TensorView chosen, Stream& stream);
 
 }  // namespace lane::kernels::impl

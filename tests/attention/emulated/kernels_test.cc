@@ -71,7 +71,7 @@ void direct_on(const Call& c, DirectArgs d, uint64_t seed) {
   a.partials = partials.data(), a.counters = counters.data();
   a.grid_chunks = space.grid_chunks, a.partial_rows = space.partial_rows;
   using Shape = DirectShape<T, kDim>;
-  const int64_t blocks = 1 + static_cast<int64_t>(seed) % direct_items(a);  // some with several items
+  const int64_t blocks = 1 + static_cast<int64_t>(seed) % (a.num_seqs * a.num_kv_heads * a.grid_chunks);  // some with several items
   emulate({blocks, 1, 1, Shape::kWarps * 32, Shape::kSharedBytes, seed}, [&] { direct_kernel<T, kDim>(d); });
   for (const uint32_t counter : counters) ASSERT_EQ(counter, 0u);
 }
