@@ -5,7 +5,7 @@ namespace lane::cuda::attention {
 
 void list_pages(const PageLists& lists, void* stream) {
   if (lists.num_seqs == 0) return;
-  list_pages_kernel<<<static_cast<unsigned>(lists.num_seqs), 32, 0, static_cast<cudaStream_t>(stream)>>>(lists);
+  list_pages_kernel<0><<<static_cast<unsigned>(lists.num_seqs), 32, 0, static_cast<cudaStream_t>(stream)>>>(lists);
   check(cudaGetLastError(), "listing the pages of a batch");
 }
 

@@ -9,6 +9,8 @@ __device__ inline int pages_of(const PageLists& lists, int index) {
 }
 
 // A warp a sequence, each adding up the pages of all before it.
+// A template, as all kernels here, so that the emulated ones may be linked beside them.
+template <int kUnused = 0>
 __global__ void list_pages_kernel(const __grid_constant__ PageLists lists) {
   const int index = block_index().x, lane = lane_index();
   int start = 0;
