@@ -183,7 +183,10 @@ class DeviceRunner final : public StepRunner {
   // Brings the lists to the GPU and divides the attention's work.
   void open(const StepShape& shape, const HostBatch& lists, AttentionState* state) {
     board_.open_step(num_launched_, used_, shape.tokens, shape.seqs, *stream_);
-    model_->attention().plan(attention_shape_, attention_of(shape), lists, state, *stream_);
+    const AttentionBatch batch = attention_of(shape);
+    const AttentionBackend& attention = model_->attention();
+    if (!attention.treats_heads(attention_shape_, batch))  // as Model does; then there is nothing to plan
+      attention.plan(attention_shape_, batch, lists, state, *stream_);
   }
 
   TensorView forward(const StepShape& shape, AttentionState* state) {

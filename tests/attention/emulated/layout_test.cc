@@ -144,7 +144,7 @@ TEST(Work, SpaceGrowsWithTheBatch) {
   EXPECT_EQ(space.partial_floats, int64_t{64} * 8 * 16 * 4 * 130);
   EXPECT_EQ(decode_space(shape, 64, 100, 100, 0).partial_rows, 16);
   EXPECT_EQ(decode_space(shape, 64, 1, 100000, 200).grid_chunks, 2);
-  const DecodeSpace direct = direct_space(shape, 64, 4000, 0);
+  const DecodeSpace direct = direct_space(shape, 64, 8000, 0);
   EXPECT_EQ(direct.grid_chunks, 32);
   EXPECT_EQ(direct.partial_rows, 4);
   EXPECT_EQ(direct.num_counters, 64 * 8);

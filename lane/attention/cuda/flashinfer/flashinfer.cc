@@ -155,7 +155,7 @@ class Flashinfer final : public AttentionBackend {
 
   void plan(const AttentionShape& shape, const AttentionBatch& batch, const HostBatch& host, AttentionState* state,
             Stream& stream) const override {
-    if (batch.num_tokens > 0 && !treats_heads(shape, batch)) own(state).plan(shape, batch, host, stream);
+    if (batch.num_tokens > 0) own(state).plan(shape, batch, host, stream);
   }
 
   void run(const AttentionShape& shape, const AttentionBatch& batch, TensorView qkv, int window, KvView cache,
