@@ -7,7 +7,7 @@ TF32, is given what Lane wrote and says what each token's log-probabilities are.
 ranks:
 
   tokens       each is transformers' own choice given all before it, with 1, 3, 8 and 16 sequences at once, with graphs
-               and without, with logprobs (sampled on the host) and without (on the GPU)
+               and without, with logprobs (by the kernels of all rules) and without
   logprobs     of the 20 most likely tokens at each step
   composition  a sequence's logprobs in a batch of 16 against those it has alone
   prefixes     prompts with a common beginning: computed each by itself, and taken over from the cache
@@ -263,7 +263,7 @@ def check(options, folder, model: str, dtype: str, tp: int, exact: Reference, ya
     for count in (1, 3, 8, 16) if is_full else (8,):
         plain[count] = first(count, f"{count} at once, graphs")
         self.judge_tokens(plain[count])
-        self.expect_same(plain[count], batch, f"{count} at once on the GPU, and sampled on the host")
+        self.expect_same(plain[count], batch, f"{count} at once plain, and with logprobs")
     eager = first(8, "8 at once, eager", flags=["--enforce-eager"])
     self.judge_tokens(eager)
     self.expect_same(eager, plain[8], "8 at once without graphs, and with")

@@ -40,6 +40,9 @@ class Team {
   }
   __device__ int stride() const { return num_blocks() * kThreads; }
   __device__ void sync() const { cluster_.sync(); }
+  // Blocks write to each other's shared memory once all of them have begun: each says so, and waits before its first.
+  __device__ void say_begun() const { cluster_.barrier_arrive(); }
+  __device__ void wait_for_begun() const { cluster_.barrier_wait(); }
   template <class T>
   __device__ T* at_leader(T* shared) const {
     return cluster_.map_shared_rank(shared, 0);
@@ -352,6 +355,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   wait_for_previous();
   let_next_start();
   Team team;
+  team.say_begun();
   const Row<T> row{logits + int64_t{blockIdx.x} * width, rules[blockIdx.x], width, id_bits};
   uint64_t best[2] = {};    // as they come; under the rules
   uint64_t counts[3] = {};  // not finite; possible as they come; possible under the rules
@@ -366,6 +370,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     counts[1] += raw > -INFINITY;
     counts[2] += logit > -INFINITY;
   }
+  team.wait_for_begun();
   team.combine(counts, Sum());
   team.combine(best, Largest());
   const bool is_teller = team.leads() && threadIdx.x == 0;
