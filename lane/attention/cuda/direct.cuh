@@ -1,5 +1,5 @@
-// Attention of one new token a sequence as a device function: a piece of a kernel that keeps most of its shared memory
-// and registers for something else, and that has computed queries, keys and values itself, in the same launch.
+// Attention of one new token a sequence whose past is short: all that happens between two products in one kernel, with
+// little shared memory. The heads of the new token are normed, rotated and written to the cache on the way.
 //
 // An item is a chunk (split.h) of one sequence and kv head, done by 8 warps in steps of 8 tiles of 16 keys. Keys and
 // values go from memory straight into the registers of mma.m16n8k16, 16 and 8 bytes a load, by permuting what a sum is

@@ -297,14 +297,14 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-int num_multiprocessors(Device device) {
+// What the driver says of a GPU, asked for once.
+int attribute_of(Device device, cudaDeviceAttr attribute) {
   static std::mutex mutex;
-  static std::map<int, int> counts;
+  static std::map<std::pair<int, int>, int> known;
   const std::lock_guard lock(mutex);
-  const auto [found, is_new] = counts.try_emplace(device.index);
+  const auto [found, is_new] = known.try_emplace({device.index, attribute});
   if (is_new)
-    check(cudaDeviceGetAttribute(&found->second, cudaDevAttrMultiProcessorCount, device.index),
-          "asking for multiprocessors");
+    check(cudaDeviceGetAttribute(&found->second, attribute, device.index), "asking for multiprocessors and memory");
   return found->second;
 }
 
@@ -356,14 +356,17 @@ bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, c
                const TensorView& out) {
   return (weight.dtype == DType::kBF16 || weight.dtype == DType::kF16) && x.dtype == weight.dtype &&
          out.dtype == weight.dtype && (bias.data == nullptr || bias.dtype == weight.dtype) && x.rows() <= kSkinnyRows &&
-         weight.k % 8 == 0 && is_aligned(x.data) && is_aligned(weight.data);
+         weight.k % 8 == 0 &&
+         attribute_of(out.device, cudaDevAttrMaxSharedMemoryPerBlockOptin) >= Layout<__nv_bfloat16, 16>::kSharedBytes &&
+         is_aligned(x.data) && is_aligned(weight.data);
 }
 
 void skinny_matmul(TensorView x, const kernels::impl::DeviceMatrix& weight, TensorView bias, TensorView out, bool gated,
                    Stream& stream) {
   ensure(is_skinny(x, weight, bias, out), "the product is one for this kernel");
   int blocks = 0;
-  const Shape shape = cut_product(x, weight, gated, num_multiprocessors(stream.device()), &blocks);
+  const Shape shape =
+      cut_product(x, weight, gated, attribute_of(stream.device(), cudaDevAttrMultiProcessorCount), &blocks);
   const Operands of{bias.data, out.data};
   weight.dtype == DType::kBF16 ? start_for<__nv_bfloat16>(shape, blocks, of, stream)
                                : start_for<__half>(shape, blocks, of, stream);

@@ -6,8 +6,8 @@ namespace lane::cuda {
 
 inline constexpr int64_t kSkinnyRows = 16;  // of x, at most
 
-// Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers;
-// others take cuBLASLt.
+// Whether the kernel takes it: bfloat16 or float16, k a multiple of 8, at most kSkinnyRows rows, 16-byte pointers,
+// and a GPU with 206 KiB of shared memory for a block, which those of sm_90 and sm_100 have; others take cuBLASLt.
 bool is_skinny(const TensorView& x, const kernels::impl::DeviceMatrix& weight, const TensorView& bias,
                const TensorView& out);
 
