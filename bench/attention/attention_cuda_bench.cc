@@ -2,8 +2,8 @@
 //
 //   bench_attention_cuda [backend] [file for JSON]
 //
-// "direct" is lane/attention/cuda/direct.cuh in a kernel of its own: its place is inside another one, where a launch
-// and its end cost nothing.
+// "direct" is lane/attention/cuda/direct.cuh, which the backends "flash" and "flashinfer" run for short pasts, without
+// norm and rotation of heads.
 //
 // Bytes are those of keys and values that queries see, once per kv head; operations are two multiply-adds per dimension
 // for each visible pair of a query and a key. As many layers as make the caches 512 MiB follow one another in a graph,

@@ -336,14 +336,14 @@ __device__ inline void store_row(const AttentionArgs& a, const DirectWork& work,
 }
 
 // Adds up what the warps have: to the result if there is but one chunk, or to the chunk's partial result.
-template <class T, int kDim, class Team>
+template <class T, int kDim>
 __device__ inline void add_warps(const AttentionArgs& a, const Me& me, const DirectWork& work, DirectState& state,
                                  typename DirectShape<T, kDim>::Shared& shared) {
   using Shape = DirectShape<T, kDim>;
   const int lane = me.lane, keys = me.warp / Shape::kDimGroups, dims = me.warp % Shape::kDimGroups;
   for (float& sum : state.sum)
     for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
-  Team::sync();  // the steps' memory is free
+  sync_block();  // the steps' memory is free
   if (lane < 4) shared.sums[me.warp][lane] = {{state.sum[0], state.sum[1]}};
   Pack<float, 4> outs[2];
 #pragma unroll
@@ -351,7 +351,7 @@ __device__ inline void add_warps(const AttentionArgs& a, const Me& me, const Dir
     outs[c] = {{state.out[0][c], state.out[0][2 + c], state.out[1][c], state.out[1][2 + c]}};
     if (keys > 0) shared.outs[keys - 1][dims][c][lane] = outs[c];
   }
-  Team::sync();
+  sync_block();
   if (keys > 0) return;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
@@ -374,7 +374,7 @@ __device__ inline void add_warps(const AttentionArgs& a, const Me& me, const Dir
 
 // Run by the last item of a sequence and head to arrive: merges the chunks' partial results in their order. A warp has
 // a row, a lane a chunk.
-template <class T, int kDim, class Team>
+template <class T, int kDim>
 __device__ inline void add_chunks(const AttentionArgs& a, const Me& me, const DirectWork& work,
                                   typename DirectShape<T, kDim>::Shared& shared) {
   using Shape = DirectShape<T, kDim>;
@@ -389,7 +389,7 @@ __device__ inline void add_chunks(const AttentionArgs& a, const Me& me, const Di
   float sum = weight * state.at[1];
   for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
   shared.shares[mine][lane] = quotient(weight, sum);
-  Team::sync();
+  sync_block();
   for (int i = me.thread(); i < group * (kDim / 4); i += Shape::kWarps * 32) {
     const int row = i / (kDim / 4), column = i % (kDim / 4) * 4;
     Pack<float, 4> out{};
@@ -405,10 +405,10 @@ __device__ inline void add_chunks(const AttentionArgs& a, const Me& me, const Di
 
 // Item `item` of a step: a chunk of a sequence and kv head, chunks outermost. Done by 256 threads, 0 to 255 of a block,
 // that come and return together; blocks share the items as they like. `memory`: kSharedBytes, at a multiple of 16; it
-// is free for other things after the next Team::sync(), which is a barrier of these threads. What wrote qkv is done
+// is free for other things when they return. What wrote qkv is done
 // when wait_for_qkv() returns, which all threads call; the lists, cos_sin and the keys and values of earlier tokens are
-// there before. A barrier of the grid lies between this and what reads out.
-template <class T, int kDim, class Team, class Wait>
+// there before.
+template <class T, int kDim, class Wait>
 __device__ inline void direct_item(const DirectArgs& d, int item, char* memory, Wait&& wait_for_qkv) {
   using Shape = DirectShape<T, kDim>;
   const AttentionArgs& a = d.a;
@@ -438,31 +438,27 @@ __device__ inline void direct_item(const DirectArgs& d, int item, char* memory, 
 #pragma unroll 1
       for (int head = me.warp; head < num_heads; head += Shape::kWarps)
         put_head<T, kDim>(d, me, work, head, shared.step.heads[head < group ? head : kDirectRows + head - group]);
-      Team::sync();
+      sync_block();
     }
     const int half = (begin - work.begin) / kStepTokens % 2;
     if (begin < work.lowest || begin + kStepTokens > work.past_end) tiles.mend(me, work, begin, shared.step);
     float scores[4], highest[2];
     score_tile<T, kDim>(a, me, work, tiles, begin + me.warp * kTileTokens, shared.step, scores);
     put_weights<T, kDim>(me, scores, highest, half, shared);
-    Team::sync();
+    sync_block();
     take_step<T, kDim>(me, tiles, work.end - begin, half, scores, highest, shared, state);
   }
   if (shared.work.has_newest()) write_newest<T, kDim>(a, me, shared.work, shared.step);
-  add_warps<T, kDim, Team>(a, me, shared.work, state, shared);
+  add_warps<T, kDim>(a, me, shared.work, state, shared);
   if (shared.work.num_chunks > 1) {
-    Team::sync();
+    sync_block();
     if (me.thread() == 0)
       shared.is_last = arrive(a.counters + shared.work.owner, static_cast<uint32_t>(shared.work.num_chunks));
-    Team::sync();
-    if (shared.is_last) add_chunks<T, kDim, Team>(a, me, shared.work, shared);
+    sync_block();
+    if (shared.is_last) add_chunks<T, kDim>(a, me, shared.work, shared);
   }
-  Team::sync();
+  sync_block();
 }
-
-struct BlockTeam {
-  __device__ static void sync() { sync_block(); }
-};
 
 template <class T, int kDim>
 __global__ void __launch_bounds__(DirectShape<T, kDim>::kWarps * 32, 2)
@@ -480,7 +476,7 @@ __global__ void __launch_bounds__(DirectShape<T, kDim>::kWarps * 32, 2)
   }
   const int items = d.a.num_seqs * d.a.num_kv_heads * direct_chunks(longest, d.a.window);
   for (int item = block_index().x; item < items; item += grid_width())
-    direct_item<T, kDim, BlockTeam>(d, item, shared_memory(), [&] {
+    direct_item<T, kDim>(d, item, shared_memory(), [&] {
       if (!has_waited) wait_for_previous_kernel();
       has_waited = true;
     });

@@ -87,7 +87,8 @@ class Flash final : public AttentionBackend {
   // (head_dim 128), and where a sequence has more chunks than are added up at once.
   int64_t most_treated_kv(const AttentionShape& shape, int64_t num_seqs) const override {
     constexpr int64_t kMostOfHeads = 1 << 17, kMost = int64_t{kMostDirectChunks} * kDirectChunkTokens;
-    return takes_direct(shape) ? std::min(kMost, kMostOfHeads / (shape.num_kv_heads * num_seqs)) : 0;
+    const int64_t most = std::min(kMost, kMostOfHeads / (shape.num_kv_heads * num_seqs));
+    return takes_direct(shape) && most >= kDirectChunkTokens ? most : 0;  // less is not worth a graph
   }
   void run_treating(const HeadTreatment& heads, const AttentionShape& shape, const AttentionBatch& batch,
                     TensorView qkv, int window, KvView cache, TensorView out, AttentionState* state,

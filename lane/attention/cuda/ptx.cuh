@@ -145,7 +145,7 @@ __device__ inline void wait_for_copies() {
 
 // Asks for the 64 bytes around it, to be near when they are read.
 __device__ inline void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
-// What other blocks wrote before they said so with arrive(), or before a barrier of the grid: from the second level of
+// What other blocks wrote before they said so with arrive(), or kernels that were waited for: from the second level of
 // the cache, since the first may hold what was there earlier.
 template <int kBytes>
 struct Raw;

@@ -206,26 +206,6 @@ unsigned threads_for_row(int64_t width) {
   return static_cast<unsigned>(packs >= 512 ? 512 : (packs + 31) / 32 * 32);
 }
 
-// body(T{}) with the element type of `dtype`.
-template <class Body>
-void with_type(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::kF32:
-      return body(float{});
-    case DType::kBF16:
-      return body(__nv_bfloat16{});
-    case DType::kF16:
-      return body(__half{});
-    default:
-      ensure(false, "activations are float32, bfloat16 or float16");
-  }
-}
-
-template <class T>
-T* at(const TensorView& view) {
-  return static_cast<T*>(view.data);
-}
-
 // Few threads, so that a block finds room beside those of a product.
 constexpr unsigned kNormThreads = 256;
 

@@ -1,10 +1,13 @@
 // How the kernels of this folder are started, and how one overlaps the end of the one before it.
 #pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <utility>
 
 #include "lane/device/cuda/native.cuh"
+#include "lane/device/tensor.h"
 
 namespace lane::cuda {
 
@@ -37,6 +40,26 @@ struct Grid {
 
 // True on GPUs of sm_90 and newer, where a kernel may be chained to the one before.
 bool can_chain();
+
+template <class T>
+T* at(const TensorView& view) {
+  return static_cast<T*>(view.data);
+}
+
+// body(T{}) with the element type of `dtype`.
+template <class Body>
+void with_type(DType dtype, Body&& body) {
+  switch (dtype) {
+    case DType::kF32:
+      return body(float{});
+    case DType::kBF16:
+      return body(__nv_bfloat16{});
+    case DType::kF16:
+      return body(__half{});
+    default:
+      ensure(false, "activations are float32, bfloat16 or float16");
+  }
+}
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Grid& grid, const Stream& stream, const char* doing,

@@ -413,21 +413,6 @@ __global__ void note_history_kernel(const int32_t* tokens, int64_t num_tokens, i
   for (int64_t i = num_prompt + threadIdx.x; i < num_tokens; i += blockDim.x) atomicAdd(&history[tokens[i]], 1u);
 }
 
-template <class Do>
-void with_type(DType type, Do with) {
-  if (type == DType::kBF16)
-    with(__nv_bfloat16());
-  else if (type == DType::kF16)
-    with(__half());
-  else
-    with(float());
-}
-
-template <class T>
-T* words(const TensorView& view) {
-  return static_cast<T*>(view.data);
-}
-
 }  // namespace
 }  // namespace lane::cuda
 
@@ -436,16 +421,15 @@ namespace lane::kernels::impl {
 using namespace lane::cuda;
 
 void cuda_note_history(TensorView tokens, int64_t num_prompt, TensorView banned, TensorView history, Stream& stream) {
-  launch(note_history_kernel, {1, 1024}, stream, "noting a sequence's tokens", words<const int32_t>(tokens),
-         tokens.count(), num_prompt, words<const int32_t>(banned), banned.count(), words<uint32_t>(history),
-         history.count());
+  launch(note_history_kernel, {1, 1024}, stream, "noting a sequence's tokens", at<const int32_t>(tokens),
+         tokens.count(), num_prompt, at<const int32_t>(banned), banned.count(), at<uint32_t>(history), history.count());
 }
 
 void cuda_spread_logits(TensorView logits, int64_t first_id, TensorView whole, Stream& stream) {
   with_type(logits.dtype, [&](auto type) {
     using T = decltype(type);
     launch(spread_logits_kernel<T>, {dim3(32, static_cast<unsigned>(whole.rows())), 256}, stream, "spreading logits",
-           words<const T>(logits), logits.cols(), first_id, words<T>(whole), whole.cols());
+           at<const T>(logits), logits.cols(), first_id, at<T>(whole), whole.cols());
   });
 }
 
@@ -457,8 +441,8 @@ void cuda_choose_tokens(TensorView logits, TensorView rules, TensorView chosen, 
     using T = decltype(type);
     launch(choose_tokens_kernel<T>,
            {.blocks = dim3(static_cast<unsigned>(logits.rows()), cluster), .threads = kThreads, .cluster_y = cluster},
-           stream, "choosing tokens by the rules", words<const T>(logits), logits.cols(), id_bits,
-           static_cast<const RuleRow*>(rules.data), words<int32_t>(chosen));
+           stream, "choosing tokens by the rules", at<const T>(logits), logits.cols(), id_bits,
+           static_cast<const RuleRow*>(rules.data), at<int32_t>(chosen));
   });
 }
 

@@ -175,11 +175,6 @@ __global__ void draw_choose_kernel(const float* offers, int num_ranks, int64_t r
   chosen[row] = best.token == kNoToken ? -1 : best.token;
 }
 
-template <class T>
-T* words(const TensorView& view) {
-  return static_cast<T*>(view.data);
-}
-
 }  // namespace
 }  // namespace lane::cuda
 
@@ -188,9 +183,9 @@ namespace lane::kernels::impl {
 using namespace lane::cuda;
 
 void cuda_open_step(const OpenStepArgs& args, Stream& stream) {
-  const OpenStep step{words<const int32_t>(args.packed),
-                      words<int32_t>(args.lists),
-                      words<const int32_t>(args.chosen),
+  const OpenStep step{at<const int32_t>(args.packed),
+                      at<int32_t>(args.lists),
+                      at<const int32_t>(args.chosen),
                       args.from,
                       args.to,
                       args.from_blocks,
@@ -202,9 +197,8 @@ void cuda_open_step(const OpenStepArgs& args, Stream& stream) {
 
 void cuda_close_step(TensorView chosen, TensorView signal, TensorView number, TensorView results, int num_slots,
                      int64_t result_words, int64_t head_words, Stream& stream) {
-  launch(close_step_kernel, {1, 128}, stream, "closing a step", words<const int32_t>(chosen),
-         words<const float>(signal), words<int32_t>(number), words<int32_t>(results), num_slots, result_words,
-         head_words, chosen.count());
+  launch(close_step_kernel, {1, 128}, stream, "closing a step", at<const int32_t>(chosen), at<const float>(signal),
+         at<int32_t>(number), at<int32_t>(results), num_slots, result_words, head_words, chosen.count());
 }
 
 void cuda_draw_offers(TensorView logits, TensorView draws, TensorView signal_word, int64_t first_id, int rank,
@@ -212,15 +206,14 @@ void cuda_draw_offers(TensorView logits, TensorView draws, TensorView signal_wor
   static_assert(kPieces * sizeof(Draw) <= kDrawScratch * sizeof(float));
   const int64_t rows = draws.count() * 4 / static_cast<int64_t>(sizeof(DrawRow));  // without any, logits is no tensor
   if (rows == 0) {
-    launch(offer_signal_kernel, {1, 1}, stream, "offering a signal", words<const int32_t>(signal_word), rank,
-           words<float>(offers));
+    launch(offer_signal_kernel, {1, 1}, stream, "offering a signal", at<const int32_t>(signal_word), rank,
+           at<float>(offers));
     return;
   }
   const auto find = [&](auto type) {
     using T = decltype(type);
     launch(draw_pieces_kernel<T>, {dim3(kPieces, static_cast<unsigned>(rows)), kDrawThreads}, stream, "drawing tokens",
-           words<const T>(logits), logits.cols(), static_cast<const DrawRow*>(draws.data), first_id,
-           words<Draw>(scratch));
+           at<const T>(logits), logits.cols(), static_cast<const DrawRow*>(draws.data), first_id, at<Draw>(scratch));
   };
   if (logits.dtype == DType::kBF16)
     find(__nv_bfloat16());
@@ -228,15 +221,15 @@ void cuda_draw_offers(TensorView logits, TensorView draws, TensorView signal_wor
     find(__half());
   else
     find(float());
-  launch(draw_offers_kernel, {static_cast<unsigned>(rows), 64}, stream, "offering tokens", words<const Draw>(scratch),
-         kPieces, rank, num_ranks, words<const int32_t>(signal_word), words<float>(offers), rows);
+  launch(draw_offers_kernel, {static_cast<unsigned>(rows), 64}, stream, "offering tokens", at<const Draw>(scratch),
+         kPieces, rank, num_ranks, at<const int32_t>(signal_word), at<float>(offers), rows);
 }
 
 void cuda_draw_choose(TensorView offers, int num_ranks, TensorView chosen, Stream& stream) {
   const int64_t rows = chosen.count();
   if (rows == 0) return;
   launch(draw_choose_kernel, {static_cast<unsigned>((rows + 63) / 64), 64}, stream, "choosing tokens",
-         words<const float>(offers), num_ranks, rows, words<int32_t>(chosen));
+         at<const float>(offers), num_ranks, rows, at<int32_t>(chosen));
 }
 
 }  // namespace lane::kernels::impl
